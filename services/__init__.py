@@ -1,0 +1,1 @@
+"""The four deployables. They import coremesh and never each other."""

@@ -1,0 +1,1 @@
+"""The gating service: learns whom to ask."""

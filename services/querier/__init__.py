@@ -1,0 +1,1 @@
+"""The querier service: asks miners, answers users, trains."""

@@ -1,0 +1,1 @@
+"""The weights service: folds scores and sets weights."""
