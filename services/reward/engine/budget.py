@@ -1,0 +1,56 @@
+"""How many tokens go through a model at once, and what happens when that was too many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+from services.reward.engine.errors import ModelError
+
+T = TypeVar("T")
+
+SMALLEST = 16
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for what torch raises when a device (or the machine) has no memory left."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    # The CPU allocator has no exception type of its own, only this text.
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+class TokenBudget:
+    """The token budget of one model: `tokens` a call, halved for good whenever memory runs out.
+
+    `oom_halvings` counts the halvings. A budget that would fall below 16 tokens is a `ModelError`: the
+    model itself does not fit.
+    """
+
+    def __init__(self, tokens: int) -> None:
+        if tokens < SMALLEST:
+            raise ValueError(f"a token budget is at least {SMALLEST}, not {tokens}")
+        self.tokens = tokens
+        self.oom_halvings = 0
+
+    def run(self, work: Callable[[int], T]) -> T:
+        """`work(tokens)`, again with half the tokens each time it runs out of memory."""
+        while True:
+            try:
+                return work(self.tokens)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if self.tokens // 2 < SMALLEST:
+                    raise ModelError(
+                        "out_of_memory",
+                        f"The model ran out of memory on {self.tokens} tokens.",
+                        "Use a smaller model, a lower max_tokens, or a device with more memory.",
+                    ) from error
+                self.tokens //= 2
+                self.oom_halvings += 1
+            # Outside the except block: the traceback holds the tensors that filled the memory.
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()

@@ -1,0 +1,179 @@
+"""Reward models and safety classifiers: texts in, logits out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from services.reward.engine.budget import TokenBudget
+from services.reward.engine.errors import ModelError
+from services.reward.engine.fallback import Fallback
+from services.reward.engine.load import identity_of, open_model, open_tokenizer, read_config, token_limit
+from services.reward.engine.plan import Group
+from services.reward.engine.text import Tokens
+from services.reward.engine.value import ValueModel, read_head
+
+
+class Classifier:
+    """A sequence classifier (or a causal model with a value head). One thread at a time.
+
+    `identity` is a hash of its files, `kind` how it runs (`decoder`, `encoder`, or `fallback` with
+    `why_fallback` saying why), `labels` the names of its logits, `label` the one that `score` reads,
+    `tokenizer` its tokenizer (for `clean` and chat templates).
+    """
+
+    def __init__(
+        self,
+        *,
+        backend: Any,
+        kind: str,
+        why_fallback: str | None,
+        tokens: Tokens,
+        identity: str,
+        labels: tuple[str, ...],
+        label: int,
+        token_budget: int,
+    ) -> None:
+        self.backend = backend
+        self.kind = kind
+        self.why_fallback = why_fallback
+        self.tokens = tokens
+        self.identity = identity
+        self.labels = labels
+        self.label = label
+        self.budget = TokenBudget(token_budget)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+        return self.tokens.tokenizer
+
+    @property
+    def max_tokens(self) -> int:
+        """The most tokens of a text that are read; the rest is cut off on the tokenizer's truncation side."""
+        return self.tokens.max_tokens
+
+    @property
+    def oom_halvings(self) -> int:
+        """How often memory ran out and the token budget was halved."""
+        return self.budget.oom_halvings
+
+    def score(self, groups: Sequence[Group]) -> list[np.ndarray]:
+        """For each group, `[K]` float32: the logit of each `prompt + completion`."""
+        texts = [g.prompt + c for g in groups for c in g.completions]
+        return self._split(self.score_texts(texts), groups)
+
+    def score_alone(self, completions: Sequence[str]) -> np.ndarray:
+        """`[n]` float32: the logit of each completion without its prompt."""
+        return self.score_texts(completions)
+
+    def score_difference(self, groups: Sequence[Group], shift: float) -> list[np.ndarray]:
+        """For each group, `[K]` float32: `relu(r(prompt+completion)+shift) - relu(r(completion)+shift)`."""
+        both = self.score(groups)
+        alone = self._split(self.score_alone([c for g in groups for c in g.completions]), groups)
+        return [np.maximum(b + shift, 0) - np.maximum(a + shift, 0) for b, a in zip(both, alone, strict=True)]
+
+    def score_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """`[n]` float32: the logit of each text."""
+        return self.logits(texts)[:, self.label]
+
+    def logits(self, texts: Sequence[str] | Sequence[Sequence[int]]) -> np.ndarray:
+        """`[n, labels]` float32, for texts or for token windows (see `windows`)."""
+        if not texts:
+            return np.zeros((0, len(self.labels)), dtype=np.float32)
+        sequences = self.tokens.of(texts) if isinstance(texts[0], str) else texts  # type: ignore[arg-type]
+        return self.backend.rows(sequences, self.budget)
+
+    def windows(self, text: str, size: int = 512) -> list[list[int]]:
+        """All of the text as windows of at most `size` tokens, for `logits`."""
+        return self.tokens.windows(text, size)
+
+    def _split(self, flat: np.ndarray, groups: Sequence[Group]) -> list[np.ndarray]:
+        ends = np.cumsum([len(g.completions) for g in groups])
+        return [np.ascontiguousarray(part) for part in np.split(flat, ends[:-1])] if len(groups) else []
+
+
+def load_classifier(
+    path: Path,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
+    max_tokens: int | None = None,
+    token_budget: int = 2048,
+    label: int | str = 0,
+) -> Classifier:
+    """The AutoModelForSequenceClassification at `path`; `label` is a column or a name in `id2label`.
+
+    Raises `ModelError` for a missing or incompatible model, or a label it does not have.
+    """
+    path = Path(path)
+    config = read_config(path)
+    model = open_model(path, transformers.AutoModelForSequenceClassification, device=device, dtype=dtype)
+    tokenizer = open_tokenizer(path)
+    names = tuple(str(config.id2label.get(i, i)) for i in range(config.num_labels))
+    return Classifier(
+        backend=Fallback(model, _read_logits, config.get_text_config().pad_token_id, device),
+        kind="fallback",
+        why_fallback=f"{config.model_type} has no packed forward",
+        tokens=Tokens(tokenizer, token_limit(config, tokenizer, max_tokens)),
+        identity=identity_of(path),
+        labels=names,
+        label=_label_index(label, names),
+        token_budget=token_budget,
+    )
+
+
+def load_value_head(
+    path: Path,
+    head_path: Path,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
+    max_tokens: int | None = None,
+    token_budget: int = 2048,
+) -> Classifier:
+    """The causal model at `path` with the linear head in the safetensors file `head_path`.
+
+    The score is the head's value at the last token before the first end-of-text token, as the original read
+    it. The file holds one `[1, hidden]` weight, and a `[1]` bias or none.
+    """
+    path, head_path = Path(path), Path(head_path)
+    config = read_config(path)
+    body = open_model(path, transformers.AutoModel, device=device, dtype=dtype)
+    tokenizer = open_tokenizer(path)
+    model = ValueModel(
+        body, read_head(head_path, config.get_text_config().hidden_size), tokenizer.eos_token_id
+    )
+    return Classifier(
+        backend=Fallback(model.to(device), _read_values, tokenizer.eos_token_id, device),
+        kind="fallback",
+        why_fallback=f"{config.model_type} has no packed forward",
+        tokens=Tokens(tokenizer, token_limit(config, tokenizer, max_tokens)),
+        identity=identity_of(path, head_path),
+        labels=("value",),
+        label=0,
+        token_budget=token_budget,
+    )
+
+
+def _read_logits(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return model(input_ids=ids, attention_mask=mask).logits
+
+
+def _read_values(model: ValueModel, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return model(ids, mask)
+
+
+def _label_index(label: int | str, names: tuple[str, ...]) -> int:
+    if isinstance(label, str) and label in names:
+        return names.index(label)
+    if isinstance(label, int) and 0 <= label < len(names):
+        return label
+    raise ModelError(
+        "label_unknown", f"The model has no label {label!r}.", f"Use one of {', '.join(names)} or its number."
+    )

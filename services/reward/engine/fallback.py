@@ -1,0 +1,79 @@
+"""Any architecture: length-sorted batches through transformers' own forward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from services.reward.engine.budget import TokenBudget
+from services.reward.engine.plan import batches_by_length
+
+Read = Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]
+
+# What padding may change before it is not used: far above rounding, far below any real difference.
+PADDING_TOLERANCE = 1e-4
+
+
+class Fallback:
+    """Scores token sequences with `read(model, ids, mask) -> [n, width]`, in batches of similar length.
+
+    Sequences of different length are padded only if a probe at construction shows that this model's result
+    does not depend on it; otherwise (state-space models, models without a padding token, positions counted
+    from the left edge of the padding) only sequences of the same length share a batch.
+    """
+
+    def __init__(self, model: Any, read: Read, pad_id: int | None, device: str) -> None:
+        self.model = model
+        self.read = read
+        self.device = device
+        self.pad_id = 0 if pad_id is None else pad_id
+        self.pads = pad_id is not None and self._padding_is_harmless()
+
+    @torch.inference_mode()
+    def rows(self, sequences: Sequence[Sequence[int]], budget: TokenBudget) -> np.ndarray:
+        """`[n, width]` float32, one row a sequence, in their order."""
+        found: dict[int, np.ndarray] = {}
+
+        def work(tokens: int) -> None:
+            left = [i for i in range(len(sequences)) if i not in found]
+            for batch in self._batches(left, sequences, tokens):
+                for i, row in zip(batch, self._run([sequences[i] for i in batch]), strict=True):
+                    found[i] = row
+
+        budget.run(work)
+        return np.stack([found[i] for i in range(len(sequences))])
+
+    def _batches(self, left: list[int], sequences: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
+        batches = [[left[i] for i in b] for b in batches_by_length([len(sequences[i]) for i in left], tokens)]
+        if self.pads:
+            return batches
+        same: dict[tuple[int, int], list[int]] = {}
+        for number, batch in enumerate(batches):
+            for i in batch:
+                same.setdefault((number, len(sequences[i])), []).append(i)
+        return list(same.values())
+
+    def _run(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
+        width = max(map(len, sequences))
+        ids = torch.full((len(sequences), width), self.pad_id, dtype=torch.long)
+        mask = torch.zeros((len(sequences), width), dtype=torch.long)
+        for row, sequence in enumerate(sequences):
+            ids[row, : len(sequence)] = torch.tensor(sequence)
+            mask[row, : len(sequence)] = 1
+        return self.read(self.model, ids.to(self.device), mask.to(self.device)).float().cpu().numpy()
+
+    @torch.inference_mode()
+    def _padding_is_harmless(self) -> bool:
+        tokens = [i for i in range(20) if i != self.pad_id]
+        probes = [tokens[:9], tokens[3:8], tokens[11:12]]
+        try:
+            together = self._run(probes)
+            alone = np.concatenate([self._run([p]) for p in probes])
+        except (ValueError, IndexError, RuntimeError):
+            return False
+        if self.model.dtype != torch.float32:
+            return bool(np.isfinite(together).all())
+        return bool(np.abs(together - alone).max() <= PADDING_TOLERANCE)

@@ -1,0 +1,116 @@
+"""From text to tokens: cleaning, truncation, bounds."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+# C0 and C1 controls but tab and line feed; marks that reorder or hide text; non-characters.
+_CONTROL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ufffe\uffff]"
+)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_MARKUP = re.compile(r"^[<\[|{].*[>\]|}]$", re.DOTALL)
+
+
+def well_formed(text: str) -> str:
+    """The text with each lone surrogate replaced by U+FFFD; tokenizers refuse to encode them."""
+    return _SURROGATE.sub("\ufffd", text)
+
+
+def special_tokens(tokenizer: Any) -> set[str]:
+    """The strings that this tokenizer turns into one token that plain text must not forge.
+
+    Its special tokens, and every other added token that looks like markup (`<tool_call>`). Runs of blanks,
+    which GPT-NeoX adds as tokens, are plain text.
+    """
+    tokens = set(tokenizer.all_special_tokens)
+    for added in getattr(tokenizer, "added_tokens_decoder", {}).values():
+        if added.special or _MARKUP.match(added.content):
+            tokens.add(added.content)
+    return {token for token in tokens if token.strip()}
+
+
+def clean(text: str, tokenizer: Any) -> str:
+    """The text without control characters and without anything `tokenizer` would take for a special token.
+
+    Each is replaced by one blank, never by nothing, so that what is left cannot close up into a new one.
+    Carriage returns become line feeds. The result is checked with the tokenizer itself: if a special id
+    still appears (a tokenizer that normalises before it looks for them), the characters that spell markup go.
+    """
+    text = well_formed(text).replace("\r\n", "\n").replace("\r", "\n")
+    text = _CONTROL.sub(" ", text)
+    specials = special_tokens(tokenizer)
+    if not specials:
+        return text
+    # A blank can itself be part of a special token's spelling; then something that never is must stand in.
+    filler = " " if not any(" " in token for token in specials) else "\ufffd"
+    pattern = re.compile("|".join(re.escape(token) for token in sorted(specials, key=len, reverse=True)))
+    text = pattern.sub(filler, text)
+    if not _forges(text, tokenizer, specials):
+        return text
+    text = pattern.sub(filler, unicodedata.normalize("NFKC", text))
+    if not _forges(text, tokenizer, specials):
+        return text
+    spelled = "".join(sorted({c for token in specials for c in token if not c.isalnum() and not c.isspace()}))
+    return re.sub(f"[{re.escape(spelled)}]", filler, text) if spelled else text
+
+
+def _forges(text: str, tokenizer: Any, specials: set[str]) -> bool:
+    forbidden = set(tokenizer.convert_tokens_to_ids(sorted(specials))) - {tokenizer.unk_token_id, None}
+    ids = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+    return not forbidden.isdisjoint(ids)
+
+
+class Tokens:
+    """A tokenizer with a bound: at most `max_tokens` ids a text, special tokens included.
+
+    `of` never returns an empty sequence: a text of no tokens becomes one beginning-of-text (else end-of-text,
+    else padding, else 0) token, because a model has nothing to read a score from otherwise.
+    """
+
+    def __init__(self, tokenizer: Any, max_tokens: int) -> None:
+        self.tokenizer = tokenizer
+        self.max_tokens = max_tokens
+        vocabulary = tokenizer.get_vocab()
+        # No text of more characters than this can have its first max_tokens tokens depend on the rest of it,
+        # but for a pre-tokenizer's last word; it bounds the work on megabytes of text.
+        self.max_chars = max_tokens * max(8, min(64, max(map(len, vocabulary), default=8)))
+        ids = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, 0)
+        self._empty = next(i for i in ids if i is not None)
+
+    def of(self, texts: Sequence[str]) -> list[list[int]]:
+        """One list of 1..max_tokens ids for each text."""
+        if not texts:
+            return []
+        left = getattr(self.tokenizer, "truncation_side", "right") == "left"
+        cut = [t[-self.max_chars :] if left else t[: self.max_chars] for t in map(well_formed, texts)]
+        encoded = self.tokenizer(
+            cut,
+            truncation=True,
+            max_length=self.max_tokens,
+            add_special_tokens=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )["input_ids"]
+        return [ids or [self._empty] for ids in encoded]
+
+    def windows(self, text: str, size: int) -> list[list[int]]:
+        """All of the text as consecutive windows of at most `size` ids, special tokens included in each."""
+        plain = self.tokenizer(well_formed(text), add_special_tokens=False, verbose=False)["input_ids"]
+        head, tail = self._frame()
+        room = max(1, min(size, self.max_tokens) - len(head) - len(tail))
+        pieces = [plain[i : i + room] for i in range(0, len(plain), room)] or [[]]
+        return [[*head, *piece, *tail] or [self._empty] for piece in pieces]
+
+    def _frame(self) -> tuple[list[int], list[int]]:
+        """The ids that the tokenizer puts before and after a text."""
+        plain = self.tokenizer("a", add_special_tokens=False)["input_ids"]
+        whole = self.tokenizer("a", add_special_tokens=True)["input_ids"]
+        for at in range(len(whole) - len(plain) + 1):
+            if whole[at : at + len(plain)] == plain:
+                return whole[:at], whole[at + len(plain) :]
+        return [], []
