@@ -1,0 +1,240 @@
+"""What the services say to each other and to the world over REST (pydantic; JSON)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+Role = Literal["system", "user", "assistant"]
+Content = Annotated[str, StringConstraints(min_length=1)]
+
+
+class Contract(BaseModel):
+    """Unknown fields are refused, so that a misspelt one is noticed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ChatMessage(Contract):
+    """One turn: who says what."""
+
+    role: Role = Field(description="system, user or assistant")
+    content: Content = Field(description="text, not empty")
+
+
+Messages = Annotated[tuple[ChatMessage, ...], Field(min_length=1)]
+
+
+# gating
+
+
+class ScoreRequest(Contract):
+    """Whom to ask for a prompt? ``text`` or ``messages``."""
+
+    text: str | None = None
+    messages: tuple[ChatMessage, ...] | None = None
+    uids: tuple[int, ...] | None = Field(
+        None, max_length=65536, description="who can be asked; none: all that serve"
+    )
+    k: int | Literal["auto"] | None = Field(None, description="how many to choose; none: no choice is made")
+    random: bool = Field(False, description="draw a training sample instead of the best")
+    deadline_s: float | None = Field(None, gt=0, le=600, description="the caller's deadline for miners")
+
+
+class ScoreResponse(Contract):
+    """Expected rewards, aligned with ``uids``; ``chosen`` are uids, best first."""
+
+    uids: tuple[int, ...]
+    scores: tuple[float, ...]
+    chosen: tuple[int, ...] = ()
+    head_version: int = Field(description="0 while nothing was learnt")
+    block: int = Field(description="of the metagraph used")
+
+
+class HeadResponse(Contract):
+    """What the gating head is and where its fold stands."""
+
+    rule: str
+    encoder: str
+    version: int
+    last_id: str
+    steps: int
+    hotkeys: int
+    features: int
+    leading: bool
+    leader: str | None
+
+
+# reward
+
+
+class RewardRequest(Contract):
+    """Completions of one prompt to score."""
+
+    messages: Messages
+    completions: tuple[str, ...] = Field(min_length=1, max_length=4096)
+    kind: Literal["question", "answer", "inference", "forward"] = "answer"
+    difference: bool = Field(False, description="score what the completion adds to the prompt")
+
+
+class RewardResponse(Contract):
+    """Aligned with the completions. ``raw`` and ``normalised`` per function, ``masks`` per mask in [0, 1]."""
+
+    rewards: tuple[float, ...]
+    raw: dict[str, tuple[float, ...]]
+    normalised: dict[str, tuple[float, ...]]
+    masks: dict[str, tuple[float, ...]]
+    stack_version: str
+    stats_version: int
+
+
+class FilterRequest(Contract):
+    """Texts to judge."""
+
+    texts: tuple[str, ...] = Field(min_length=1, max_length=4096)
+
+
+class FilterResponse(Contract):
+    """Aligned with the texts. ``active`` is false when no safety filter is configured: then all are safe."""
+
+    safe: tuple[bool, ...]
+    scores: tuple[float, ...]
+    active: bool
+
+
+class StackResponse(Contract):
+    """The reward stack in force."""
+
+    version: str
+    functions: dict[str, float] = Field(description="weight per reward function")
+    masks: tuple[str, ...]
+    models: dict[str, str] = Field(description="identity per function or mask that has a model")
+    stats_version: int
+    safety: bool
+
+
+# querier
+
+
+class InferenceRequest(Contract):
+    """Ask the network."""
+
+    messages: Messages
+    timeout: float | None = Field(
+        None, description="seconds that miners get; default: the operator's setting"
+    )
+    top_k: int | Literal["auto"] | None = Field(
+        None, description="miners to ask; default: the operator's setting"
+    )
+    use_reward_model: bool | None = Field(
+        None, description="choose by reward, or the first good in gating order"
+    )
+    return_all: bool = Field(False, description="give every completion")
+    wait_for: int | None = Field(None, ge=1, description="answer once so many completions have arrived")
+    private: bool = Field(False, description="record no text of this request")
+
+
+class CompletionItem(Contract):
+    """One miner's answer."""
+
+    uid: int
+    hotkey: str
+    completion: str
+    reward: float | None
+    status: str
+    latency_s: float
+
+
+class Timings(Contract):
+    """Seconds spent in each stage."""
+
+    filter: float = 0.0
+    gating: float = 0.0
+    query: float = 0.0
+    reward: float = 0.0
+    total: float = 0.0
+
+
+class InferenceResponse(Contract):
+    """The best completion."""
+
+    completion: str
+    uid: int
+    hotkey: str
+    reward: float | None
+    completions: tuple[CompletionItem, ...] | None = None
+    event_id: str
+    timings: Timings
+    degraded: tuple[str, ...] = Field((), description="parts of the mesh that were missing for this answer")
+
+
+class ForwardRequest(Contract):
+    """One query of the network, with the original validator's parameters. Operators only."""
+
+    roles: tuple[Role, ...] = Field(min_length=1)
+    messages: tuple[Content, ...] = Field(min_length=1)
+    topk: int | None = Field(None, description="miners to ask; none or -1: all available")
+    random_sample_uids: bool = False
+    train_gating_model: bool = False
+    train_network: bool = False
+    timeout: float | None = None
+    kind: Literal["question", "answer", "forward"] = "forward"
+    difference: bool = False
+
+
+class ForwardResponse(Contract):
+    """The event of a forward, aligned with ``uids``."""
+
+    event_id: str
+    completion: str
+    uid: int
+    hotkey: str
+    reward: float | None
+    uids: tuple[int, ...]
+    hotkeys: tuple[str, ...]
+    completions: tuple[str, ...]
+    statuses: tuple[str, ...]
+    rewards: tuple[float | None, ...]
+    latencies_s: tuple[float, ...]
+    block: int
+    timings: Timings
+    degraded: tuple[str, ...] = ()
+
+
+# weights
+
+
+class ScoreRow(Contract):
+    """One uid's standing."""
+
+    uid: int
+    hotkey: str
+    score: float
+    successes: int
+    failures: int
+    excluded: bool
+    reset_block: int
+
+
+class ScoresResponse(Contract):
+    """The moving scores, in uid order, with the place in the history that they stand for."""
+
+    rule: str
+    alpha: float
+    events: int
+    last_id: str
+    version: int
+    rows: tuple[ScoreRow, ...]
+
+
+class WeightsResponse(Contract):
+    """What would be set now, and what the chain holds."""
+
+    uids: tuple[int, ...]
+    weights: tuple[float, ...]
+    values: tuple[int, ...] = Field(description="u16, as the chain stores them")
+    on_chain: dict[int, int] = Field(description="uid to u16, as read back last")
+    on_chain_block: int
+    last_id: str
+    held: str | None = Field(None, description="why the next submission is held, if it is")

@@ -1,0 +1,236 @@
+"""What happened: the two kinds of event in the history, and their wire form.
+
+An event is msgpack (msgspec, ``array_like``, tagged, versioned); its arrays are packed little-endian bytes, so
+that an event of 50 uids takes about 2 KB and folds read columns without a copy. New fields are appended with a
+default, so old events stay readable.
+"""
+
+from __future__ import annotations
+
+from enum import IntFlag
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from coremesh.types import DigestArray, EventId, hotkey_digests
+
+MAX_MESSAGES = 64
+"""Most messages in one prompt."""
+
+
+class Flag(IntFlag):
+    """What an event counts for."""
+
+    NONE = 0
+    TRAIN_GATING = 1
+    """The gating fold learns from it."""
+    TRAIN_NETWORK = 2
+    """Rewards were sent back to the miners."""
+    SCORED = 4
+    """The score fold counts it: it has at least one success with a finite reward."""
+    RANDOM_SAMPLE = 8
+    """The uids were drawn at random."""
+    PRIVATE = 16
+    """Its texts were left out at the caller's wish."""
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True):
+    """One turn of a conversation."""
+
+    role: Annotated[str, msgspec.Meta(max_length=32)]
+    content: str
+
+
+class ForwardEvent(msgspec.Struct, frozen=True, array_like=True, tag=1, kw_only=True):
+    """One query of the network, appended once, when it is over. Arrays are aligned with ``uids``.
+
+    ``rewards`` is NaN where a miner did not succeed or was not scored; ``parts`` holds, for each reward function
+    or mask, its value per uid (NaN likewise). ``best`` is an index into ``uids``, -1 for none.
+    """
+
+    id: str
+    time_ms: int
+    block: int
+    kind: str
+    flags: int
+    messages: tuple[Message, ...]
+    uids_: bytes
+    hotkeys_: bytes
+    status_: bytes
+    latency_: bytes
+    rewards_: bytes
+    parts_: dict[str, bytes] = {}
+    gating_: bytes = b""
+    best: int = -1
+    head_version: int = 0
+    stack_version: str = ""
+    stats_version: int = 0
+    degraded: tuple[str, ...] = ()
+    available: int = 0
+    """How many uids could have been asked: with RANDOM_SAMPLE, len(uids) / available is the propensity."""
+    version: int = 1
+
+    @property
+    def uids(self) -> NDArray[np.uint16]:
+        """The queried uids, uint16 [n]."""
+        return np.frombuffer(self.uids_, dtype="<u2")
+
+    @property
+    def hotkeys(self) -> DigestArray:
+        """Digests of the queried hotkeys, uint64 [n]."""
+        return np.frombuffer(self.hotkeys_, dtype="<u8")
+
+    @property
+    def status(self) -> NDArray[np.uint8]:
+        """coremesh.wire.status.Status per uid, uint8 [n]."""
+        return np.frombuffer(self.status_, dtype="u1")
+
+    @property
+    def latency_s(self) -> NDArray[np.float32]:
+        """Seconds from each request's own send, float32 [n]."""
+        return np.frombuffer(self.latency_, dtype="<f4")
+
+    @property
+    def rewards(self) -> NDArray[np.float32]:
+        """Final rewards, float32 [n], NaN where there is none."""
+        return np.frombuffer(self.rewards_, dtype="<f4")
+
+    @property
+    def gating(self) -> NDArray[np.float32]:
+        """Gating scores of the queried, float32 [n], or empty when gating was not asked."""
+        return np.frombuffer(self.gating_, dtype="<f4")
+
+    @property
+    def parts(self) -> dict[str, NDArray[np.float32]]:
+        """Values per reward function and mask, each float32 [n]."""
+        return {name: np.frombuffer(packed, dtype="<f4") for name, packed in self.parts_.items()}
+
+    @property
+    def scored(self) -> bool:
+        """Whether the score fold counts it."""
+        return bool(self.flags & Flag.SCORED)
+
+
+class Change(msgspec.Struct, frozen=True, array_like=True):
+    """A uid whose hotkey changed; ``old`` is empty for a new uid, ``new`` for one that is gone."""
+
+    uid: int
+    old: str
+    new: str
+
+
+class MetagraphEvent(msgspec.Struct, frozen=True, array_like=True, tag=2, kw_only=True):
+    """What changed in the metagraph, appended in the transaction that publishes the snapshot."""
+
+    id: str
+    time_ms: int
+    block: int
+    size: int
+    changes: tuple[Change, ...]
+    permits_: bytes = b""
+    excluded_: bytes = b""
+    version: int = 1
+
+    @property
+    def permits(self) -> NDArray[np.uint16]:
+        """All uids with a validator permit, uint16 [m]."""
+        return np.frombuffer(self.permits_, dtype="<u2")
+
+    @property
+    def excluded(self) -> NDArray[np.uint16]:
+        """All uids with a permit and stake over the limit, uint16 [m]: validators, scored 0."""
+        return np.frombuffer(self.excluded_, dtype="<u2")
+
+
+Event = ForwardEvent | MetagraphEvent
+
+
+class Transcript(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """The bulky texts of an event: completions aligned with its uids, empty where there is none."""
+
+    id: str
+    completions: tuple[str, ...]
+    version: int = 1
+
+
+_event_encoder = msgspec.msgpack.Encoder()
+_event_decoder = msgspec.msgpack.Decoder(Event)
+_transcript_decoder = msgspec.msgpack.Decoder(Transcript)
+
+
+def encode(event: Event | Transcript) -> bytes:
+    """The event as msgpack."""
+    return _event_encoder.encode(event)
+
+
+def decode(packed: bytes) -> Event:
+    """The event in ``packed``. Raises msgspec.DecodeError or ValidationError when it is not one."""
+    return _event_decoder.decode(packed)
+
+
+def decode_transcript(packed: bytes) -> Transcript:
+    """The transcript in ``packed``. Raises msgspec.DecodeError or ValidationError when it is not one."""
+    return _transcript_decoder.decode(packed)
+
+
+def pack(values: Any, dtype: str) -> bytes:
+    """``values`` as little-endian bytes of ``dtype`` (``<u2``, ``<u8``, ``u1``, ``<f4``)."""
+    return np.ascontiguousarray(values, dtype=np.dtype(dtype)).tobytes()
+
+
+def forward_event(
+    *,
+    id: EventId,
+    time_ms: int,
+    block: int,
+    kind: str,
+    flags: Flag,
+    messages: tuple[Message, ...],
+    uids: Any,
+    hotkeys: list[str],
+    status: Any,
+    latency_s: Any,
+    rewards: Any,
+    parts: dict[str, Any] | None = None,
+    gating: Any = (),
+    best: int = -1,
+    head_version: int = 0,
+    stack_version: str = "",
+    stats_version: int = 0,
+    degraded: tuple[str, ...] = (),
+    available: int = 0,
+) -> ForwardEvent:
+    """Build an event from arrays [n] aligned with ``uids``. Raises ValueError when lengths differ.
+
+    ``parts`` and ``rewards`` take NaN for uids that were not scored; ``gating`` is empty or [n].
+    """
+    n = len(uids)
+    columns = {"hotkeys": hotkeys, "status": status, "latency_s": latency_s, "rewards": rewards}
+    for name, column in {**columns, **(parts or {})}.items():
+        if len(column) != n:
+            raise ValueError(f"{name} has {len(column)} values for {n} uids")
+    if len(gating) not in (0, n):
+        raise ValueError(f"gating has {len(gating)} values for {n} uids")
+    return ForwardEvent(
+        id=id,
+        time_ms=time_ms,
+        block=block,
+        kind=kind,
+        flags=int(flags),
+        messages=messages,
+        uids_=pack(uids, "<u2"),
+        hotkeys_=pack(hotkey_digests(hotkeys), "<u8"),
+        status_=pack(status, "u1"),
+        latency_=pack(latency_s, "<f4"),
+        rewards_=pack(rewards, "<f4"),
+        parts_={name: pack(column, "<f4") for name, column in (parts or {}).items()},
+        gating_=pack(gating, "<f4"),
+        best=best,
+        head_version=head_version,
+        stack_version=stack_version,
+        stats_version=stats_version,
+        degraded=degraded,
+        available=available,
+    )

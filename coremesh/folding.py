@@ -1,0 +1,232 @@
+"""Running a fold: one leader folds the history into a state, everybody serves the newest checkpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Generic, Protocol, TypeVar
+
+import structlog
+
+from coremesh.errors import CoremeshError, HistoryUnavailable, LeaseLost
+from coremesh.history.protocol import Checkpoint, Entry, History, Lease
+from coremesh.types import ORIGIN, StreamId, stream_key
+
+log = structlog.get_logger(__name__)
+
+S = TypeVar("S")
+
+
+class Fold(Protocol[S]):
+    """A pure function of (state, events), and the state's wire form.
+
+    ``apply`` may be given the same entries again after a crash, always with the state from before them.
+    """
+
+    format: str
+    """Names rule and layout; a checkpoint of another format is not loaded but folded anew from the start."""
+
+    def initial(self) -> S:
+        """The state before the first event."""
+        ...
+
+    def load(self, state: bytes) -> S:
+        """The state in a checkpoint."""
+        ...
+
+    def dump(self, state: S) -> bytes:
+        """The state for a checkpoint."""
+        ...
+
+    async def apply(self, state: S, entries: list[Entry]) -> S:
+        """The state after ``entries``. May mutate and give back ``state``; only models may be awaited."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FoldStatus:
+    """Where a fold stands."""
+
+    leading: bool
+    last_id: StreamId
+    version: int
+    gaps: int
+
+
+class FoldRunner(Generic[S]):
+    """Leads a fold while it holds the lease, and stands by otherwise.
+
+    State and place are saved in one step with the lease's fencing token, so a kill at any instant leaves the last
+    checkpoint, and folding goes on from there. ``on_state(state, checkpoint, lease)`` is awaited after every save
+    and after taking over, on the leader only.
+    """
+
+    def __init__(
+        self,
+        history: History,
+        fold: Fold[S],
+        *,
+        name: str,
+        role: str,
+        holder: str,
+        on_state: Callable[[S, Checkpoint, Lease], Awaitable[None]] | None = None,
+        batch: int = 1000,
+        wait: timedelta = timedelta(milliseconds=500),
+        ttl: timedelta = timedelta(seconds=6),
+        save_every: timedelta = timedelta(0),
+    ) -> None:
+        self._history = history
+        self._fold = fold
+        self._name = name
+        self._role = role
+        self._holder = holder
+        self._on_state = on_state
+        self._batch = batch
+        self._wait = wait
+        self._ttl = ttl
+        self._save_every = save_every.total_seconds()
+        self.lease: Lease | None = None
+        self._at = ORIGIN
+        self._version = 0
+        self._gaps = 0
+
+    @property
+    def status(self) -> FoldStatus:
+        """Where the fold stands now."""
+        return FoldStatus(self.lease is not None, self._at, self._version, self._gaps)
+
+    async def run(self) -> None:
+        """Stand by and lead, for ever. Redis being away only makes it wait. Ends when cancelled."""
+        while True:
+            try:
+                self.lease = await self._history.acquire(self._role, self._holder, self._ttl)
+                if self.lease is None:
+                    await asyncio.sleep(self._ttl.total_seconds() / 4)
+                    continue
+                log.info("leading", fold=self._name, token=self.lease.token)
+                await self._lead(self.lease)
+            except LeaseLost as error:
+                log.warning("no longer leading", fold=self._name, reason=error.message)
+            except HistoryUnavailable as error:
+                log.warning("history away", fold=self._name, reason=error.message)
+                await asyncio.sleep(0.5)
+            except asyncio.CancelledError:
+                await self._give_back()
+                raise
+            finally:
+                self.lease = None
+
+    async def _give_back(self) -> None:
+        if self.lease is not None:
+            try:
+                await asyncio.wait_for(self._history.release(self.lease), 1.0)
+            except (CoremeshError, TimeoutError):
+                log.info("lease left to expire", fold=self._name)
+
+    async def _lead(self, lease: Lease) -> None:
+        renewing = asyncio.create_task(self._keep(lease), name=f"{self._name}-lease")
+        folding = asyncio.create_task(self._fold_on(lease), name=f"{self._name}-fold")
+        try:
+            done, _ = await asyncio.wait({renewing, folding}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in (renewing, folding):
+                task.cancel()
+            await asyncio.gather(renewing, folding, return_exceptions=True)
+
+    async def _keep(self, lease: Lease) -> None:
+        while True:
+            await asyncio.sleep(self._ttl.total_seconds() / 3)
+            if not await self._history.renew(lease, self._ttl):
+                raise LeaseLost(f"the lease of {self._role} ran out")
+
+    async def _fold_on(self, lease: Lease) -> None:
+        checkpoint = await self._history.load(self._name)
+        saved_at = checkpoint.last_id if checkpoint else ORIGIN
+        if checkpoint is not None and checkpoint.format == self._fold.format:
+            state = self._fold.load(checkpoint.state)
+            self._at = checkpoint.last_id
+        else:
+            state = self._fold.initial()
+            self._at = ORIGIN
+            if checkpoint is not None:
+                log.warning("folding anew", fold=self._name, had=checkpoint.format, wants=self._fold.format)
+        await self._look_for_gap()
+        if checkpoint is not None and checkpoint.format == self._fold.format:
+            self._version = checkpoint.version
+            await self._tell(state, checkpoint, lease)
+        saved_s = time.monotonic()
+        while True:
+            entries = await self._history.read(self._at, self._batch, self._wait)
+            if entries:
+                state = await self._fold.apply(state, entries)
+                self._at = entries[-1].stream_id
+            if self._at == saved_at or time.monotonic() - saved_s < self._save_every:
+                continue
+            draft = Checkpoint(
+                last_id=self._at,
+                state=self._fold.dump(state),
+                format=self._fold.format,
+                time_ms=time.time_ns() // 1_000_000,
+            )
+            checkpoint = await self._history.save(self._name, draft, lease, saved_at)
+            saved_at = self._at
+            saved_s = time.monotonic()
+            self._version = checkpoint.version
+            await self._tell(state, checkpoint, lease)
+
+    async def _tell(self, state: S, checkpoint: Checkpoint, lease: Lease) -> None:
+        if self._on_state is not None:
+            await self._on_state(state, checkpoint, lease)
+
+    async def _look_for_gap(self) -> None:
+        trimmed = await self._history.trimmed()
+        if stream_key(self._at) < stream_key(trimmed):
+            self._gaps += 1
+            log.error(
+                "events were trimmed before they were folded", fold=self._name, at=self._at, trimmed=trimmed
+            )
+
+
+class Follower(Generic[S]):
+    """Serves the newest checkpoint of a fold that someone else leads."""
+
+    def __init__(
+        self,
+        history: History,
+        fold: Fold[S],
+        *,
+        name: str,
+        on_state: Callable[[S, Checkpoint], Awaitable[None]],
+        every: timedelta = timedelta(milliseconds=500),
+    ) -> None:
+        self._history = history
+        self._fold = fold
+        self._name = name
+        self._on_state = on_state
+        self._every = every.total_seconds()
+        self._version = 0
+
+    async def run(self) -> None:
+        """Look for a newer checkpoint now and then, for ever. Ends when cancelled."""
+        while True:
+            try:
+                await self.look()
+            except HistoryUnavailable as error:
+                log.warning("history away", fold=self._name, reason=error.message)
+            await asyncio.sleep(self._every)
+
+    async def look(self) -> bool:
+        """Take the newest checkpoint if it is new to us. Raises HistoryUnavailable."""
+        if await self._history.version(self._name) == self._version:
+            return False
+        checkpoint = await self._history.load(self._name)
+        if checkpoint is None or checkpoint.format != self._fold.format:
+            return False
+        self._version = checkpoint.version
+        await self._on_state(self._fold.load(checkpoint.state), checkpoint)
+        return True

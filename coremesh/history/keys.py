@@ -1,0 +1,83 @@
+"""Every Redis key of coremesh: what it holds, who writes it, when it goes away.
+
+The netuid stands in braces, so that all keys of a subnet share a hash slot and one script may touch several of
+them on Redis Cluster too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+SEEN_RETENTION = timedelta(days=3)
+"""How long an event id is remembered, and so how late a spooled event may arrive and still count once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys of one subnet.
+
+    | key | type | holds | written by | goes away |
+    |---|---|---|---|---|
+    | events | stream | the history | querier, weights leader | trimmed behind the slowest fold |
+    | events:trimmed | string | the newest place trimmed away | weights leader | never |
+    | transcripts | stream | texts of events, compressed | querier | trimmed by length |
+    | seen:<hour> | hash | event id -> place | whoever appends | SEEN_RETENTION |
+    | hotkeys | hash | digest -> ss58 | whoever appends | never (one field a hotkey ever seen) |
+    | metagraph | string | the newest snapshot | weights leader | never |
+    | checkpoint:<fold> | hash | state, last event id, version | the fold's leader | never |
+    | lease:<role> | string | the leader | leaders | its time to live |
+    | fence:<role> | string | the newest fencing token | leaders | never |
+    | submissions | stream | attempts to set weights | weights leader | trimmed by length |
+    """
+
+    netuid: int
+
+    def _key(self, name: str) -> str:
+        return f"coremesh:{{{self.netuid}}}:{name}"
+
+    @property
+    def events(self) -> str:
+        """The history."""
+        return self._key("events")
+
+    @property
+    def trimmed(self) -> str:
+        """The newest place trimmed away."""
+        return self._key("events:trimmed")
+
+    @property
+    def transcripts(self) -> str:
+        """Texts of events."""
+        return self._key("transcripts")
+
+    @property
+    def hotkeys(self) -> str:
+        """The way back from digests."""
+        return self._key("hotkeys")
+
+    @property
+    def metagraph(self) -> str:
+        """The newest snapshot."""
+        return self._key("metagraph")
+
+    @property
+    def submissions(self) -> str:
+        """Attempts to set weights."""
+        return self._key("submissions")
+
+    def seen(self, event_ms: int) -> str:
+        """Event ids of one hour, by the time in the id."""
+        return self._key(f"seen:{event_ms // 3_600_000}")
+
+    def checkpoint(self, fold: str) -> str:
+        """A fold's checkpoint."""
+        return self._key(f"checkpoint:{fold}")
+
+    def lease(self, role: str) -> str:
+        """Who leads a role."""
+        return self._key(f"lease:{role}")
+
+    def fence(self, role: str) -> str:
+        """The newest fencing token of a role."""
+        return self._key(f"fence:{role}")

@@ -1,0 +1,316 @@
+"""The history in Redis (6.2 or newer, or Valkey)."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar, cast
+
+import msgspec
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from coremesh.errors import HistoryUnavailable, LeaseLost
+from coremesh.events import ForwardEvent, MetagraphEvent, Transcript, decode, decode_transcript, encode
+from coremesh.history import scripts
+from coremesh.history.keys import SEEN_RETENTION, Keys
+from coremesh.history.protocol import Checkpoint, Entry, Lease, Submission, SubmissionEntry
+from coremesh.metagraph import Metagraph, decode_metagraph, encode_metagraph
+from coremesh.types import ORIGIN, StreamId, event_id_ms, hotkey_digest
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+TRANSCRIPTS_KEPT = 5_000
+SUBMISSIONS_KEPT = 20_000
+TRIM_AT_ONCE = 2_000
+"""Events dropped in one script call, so that Redis is never held for long."""
+
+_submission_decoder = msgspec.msgpack.Decoder(Submission)
+
+
+def _guarded(method: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+    """Turn what Redis raises into our own errors."""
+
+    @wraps(method)
+    async def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await method(*args, **kwargs)
+        except ResponseError as error:
+            if "LEASELOST" in str(error):
+                raise LeaseLost("another leader has taken over this role") from None
+            raise HistoryUnavailable(f"Redis refused a command: {error}") from error
+        except (TimeoutError, RedisConnectionError, RedisTimeoutError, OSError) as error:
+            raise HistoryUnavailable(f"Redis does not answer: {error or type(error).__name__}") from error
+        except RedisError as error:
+            raise HistoryUnavailable(f"Redis failed: {error}") from error
+
+    return wrapper
+
+
+class RedisHistory:
+    """A History on one Redis. ``url`` is ``redis://``, ``rediss://`` or ``unix://``.
+
+    Commands have ``timeout`` each; waiting reads use connections of their own, so they never delay a command.
+    """
+
+    def __init__(self, url: str, netuid: int, *, timeout: timedelta = timedelta(seconds=5)) -> None:
+        seconds = timeout.total_seconds()
+        retry = Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.2), 2)
+        common: dict[str, Any] = {"protocol": 2, "socket_connect_timeout": min(seconds, 2.0), "retry": retry}
+        self.keys = Keys(netuid)
+        self._redis: Any = Redis.from_url(url, socket_timeout=seconds, **common)  # pyright: ignore[reportUnknownMemberType]
+        self._waiting: Any = Redis.from_url(url, socket_timeout=None, **common)  # pyright: ignore[reportUnknownMemberType]
+        self._known: set[str] = set()
+        self._timeout = seconds
+        register = self._redis.register_script
+        self._append = register(scripts.APPEND)
+        self._publish = register(scripts.PUBLISH)
+        self._save = register(scripts.SAVE)
+        self._acquire = register(scripts.ACQUIRE)
+        self._renew = register(scripts.RENEW)
+        self._release = register(scripts.RELEASE)
+        self._submit = register(scripts.SUBMIT)
+        self._trim = register(scripts.TRIM)
+
+    @_guarded
+    async def append(
+        self, event: ForwardEvent, transcript: Transcript | None, hotkeys: list[str]
+    ) -> StreamId:
+        """See History.append."""
+        fresh = [hotkey for hotkey in hotkeys if hotkey and hotkey not in self._known]
+        texts = zlib.compress(encode(transcript), 6) if transcript else b""
+        keys = self.keys
+        place, _ = await self._append(
+            keys=[keys.events, keys.transcripts, keys.seen(event_id_ms(event.id)), keys.hotkeys],
+            args=[event.id, encode(event), texts, TRANSCRIPTS_KEPT, _seen_ttl(), *_dictionary(fresh)],
+        )
+        self._known.update(fresh)
+        return _text(place)
+
+    @_guarded
+    async def read(self, after: StreamId, count: int, block: timedelta | None = None) -> list[Entry]:
+        """See History.read."""
+        if block is None:
+            rows = await self._redis.xrange(self.keys.events, min=f"({after}", max="+", count=count)
+            return _entries(rows)
+        wait_ms = max(1, int(block.total_seconds() * 1000))
+        call = self._waiting.xread({self.keys.events: after}, count=count, block=wait_ms)
+        # A half-dead socket must not hold a reader for ever.
+        answer = await asyncio.wait_for(call, block.total_seconds() + self._timeout)
+        return _entries(answer[0][1]) if answer else []
+
+    @_guarded
+    async def tail(self, count: int) -> list[Entry]:
+        """See History.tail."""
+        return _entries(await self._redis.xrevrange(self.keys.events, count=count))
+
+    @_guarded
+    async def find(self, event_id: str) -> Entry | None:
+        """See History.find."""
+        try:
+            seen = self.keys.seen(event_id_ms(event_id))
+        except ValueError:
+            return None
+        place = await self._redis.hget(seen, event_id)
+        if place is None:
+            return None
+        rows = await self._redis.xrange(self.keys.events, min=place, max=place)
+        return _entries(rows)[0] if rows else None
+
+    @_guarded
+    async def last_id(self) -> StreamId:
+        """See History.last_id."""
+        rows = await self._redis.xrevrange(self.keys.events, count=1)
+        return _text(rows[0][0]) if rows else ORIGIN
+
+    @_guarded
+    async def length(self) -> int:
+        """See History.length."""
+        return int(await self._redis.xlen(self.keys.events))
+
+    @_guarded
+    async def trimmed(self) -> StreamId:
+        """See History.trimmed."""
+        place = await self._redis.get(self.keys.trimmed)
+        return _text(place) if place else ORIGIN
+
+    @_guarded
+    async def trim(self, keep: int, folds: tuple[str, ...]) -> int:
+        """See History.trim."""
+        keys = [self.keys.events, self.keys.trimmed, *(self.keys.checkpoint(fold) for fold in folds)]
+        dropped = 0
+        while n := int(await self._trim(keys=keys, args=[keep, TRIM_AT_ONCE])):
+            dropped += n
+        return dropped
+
+    @_guarded
+    async def transcript(self, event_id: str) -> Transcript | None:
+        """See History.transcript. Looks from the event's own time on, over at most what is retained."""
+        try:
+            start = f"{event_id_ms(event_id)}-0"
+        except ValueError:
+            return None
+        for _ in range(TRANSCRIPTS_KEPT // 100 + 1):
+            rows = await self._redis.xrange(self.keys.transcripts, min=start, max="+", count=100)
+            for place, fields in rows:
+                if fields[b"i"].decode() == event_id:
+                    return decode_transcript(zlib.decompress(fields[b"t"]))
+                start = f"({place.decode()}"
+            if len(rows) < 100:
+                break
+        return None
+
+    @_guarded
+    async def resolve(self, digests: list[int]) -> dict[int, str]:
+        """See History.resolve."""
+        if not digests:
+            return {}
+        found = await self._redis.hmget(self.keys.hotkeys, [str(digest) for digest in digests])
+        return {d: hotkey.decode() for d, hotkey in zip(digests, found, strict=True) if hotkey is not None}
+
+    @_guarded
+    async def metagraph(self) -> Metagraph | None:
+        """See History.metagraph."""
+        packed = await self._redis.get(self.keys.metagraph)
+        return decode_metagraph(packed) if packed else None
+
+    @_guarded
+    async def publish(
+        self, metagraph: Metagraph, event: MetagraphEvent | None, lease: Lease
+    ) -> StreamId | None:
+        """See History.publish."""
+        keys = self.keys
+        place = await self._publish(
+            keys=[
+                keys.metagraph,
+                keys.events,
+                keys.seen(event_id_ms(event.id) if event else 0),
+                keys.hotkeys,
+                keys.fence(lease.role),
+            ],
+            args=[
+                lease.token,
+                encode_metagraph(metagraph),
+                event.id if event else "",
+                encode(event) if event else b"",
+                _seen_ttl(),
+                *_dictionary(metagraph.hotkeys),
+            ],
+        )
+        return _text(place) if place else None
+
+    @_guarded
+    async def load(self, fold: str) -> Checkpoint | None:
+        """See History.load."""
+        row = await self._redis.hgetall(self.keys.checkpoint(fold))
+        if not row:
+            return None
+        return Checkpoint(
+            last_id=_text(row[b"last_id"]),
+            state=row[b"state"],
+            version=int(row[b"version"]),
+            format=row[b"format"].decode(),
+            time_ms=int(row[b"time_ms"]),
+        )
+
+    @_guarded
+    async def version(self, fold: str) -> int:
+        """See History.version."""
+        return int(await self._redis.hget(self.keys.checkpoint(fold), "version") or 0)
+
+    @_guarded
+    async def save(self, fold: str, checkpoint: Checkpoint, lease: Lease, expected: StreamId) -> Checkpoint:
+        """See History.save."""
+        version = await self._save(
+            keys=[self.keys.checkpoint(fold), self.keys.fence(lease.role)],
+            args=[
+                lease.token,
+                expected,
+                checkpoint.last_id,
+                checkpoint.state,
+                checkpoint.format,
+                checkpoint.time_ms,
+            ],
+        )
+        return msgspec.structs.replace(checkpoint, version=int(version))
+
+    @_guarded
+    async def acquire(self, role: str, holder: str, ttl: timedelta) -> Lease | None:
+        """See History.acquire."""
+        token = await self._acquire(
+            keys=[self.keys.lease(role), self.keys.fence(role)], args=[holder, _milliseconds(ttl)]
+        )
+        return Lease(role, holder, int(token)) if token else None
+
+    @_guarded
+    async def renew(self, lease: Lease, ttl: timedelta) -> bool:
+        """See History.renew."""
+        kept = await self._renew(
+            keys=[self.keys.lease(lease.role), self.keys.fence(lease.role)],
+            args=[lease.holder, _milliseconds(ttl), lease.token],
+        )
+        return bool(kept)
+
+    @_guarded
+    async def release(self, lease: Lease) -> None:
+        """See History.release."""
+        await self._release(keys=[self.keys.lease(lease.role)], args=[lease.holder])
+
+    @_guarded
+    async def leader(self, role: str) -> str | None:
+        """See History.leader."""
+        holder = await self._redis.get(self.keys.lease(role))
+        return holder.decode() if holder else None
+
+    @_guarded
+    async def submit(self, submission: Submission, lease: Lease) -> StreamId:
+        """See History.submit."""
+        place = await self._submit(
+            keys=[self.keys.submissions, self.keys.fence(lease.role)],
+            args=[lease.token, msgspec.msgpack.encode(submission), SUBMISSIONS_KEPT],
+        )
+        return _text(place)
+
+    @_guarded
+    async def submissions(self, count: int) -> list[SubmissionEntry]:
+        """See History.submissions."""
+        rows = await self._redis.xrevrange(self.keys.submissions, count=count)
+        return [SubmissionEntry(_text(at), _submission_decoder.decode(fields[b"s"])) for at, fields in rows]
+
+    @_guarded
+    async def ping(self) -> None:
+        """See History.ping."""
+        await self._redis.ping()
+
+    async def close(self) -> None:
+        """See History.close."""
+        await self._redis.aclose()
+        await self._waiting.aclose()
+
+
+def _entries(rows: list[tuple[bytes, dict[bytes, bytes]]]) -> list[Entry]:
+    return [Entry(_text(place), decode(fields[b"e"])) for place, fields in rows]
+
+
+def _text(value: bytes | str) -> StreamId:
+    return cast(StreamId, value.decode() if isinstance(value, bytes) else value)
+
+
+def _milliseconds(ttl: timedelta) -> int:
+    return max(1, int(ttl.total_seconds() * 1000))
+
+
+def _seen_ttl() -> int:
+    return int(SEEN_RETENTION.total_seconds())
+
+
+def _dictionary(hotkeys: list[str]) -> list[str | int]:
+    return [part for hotkey in hotkeys if hotkey for part in (hotkey_digest(hotkey), hotkey)]

@@ -1,0 +1,104 @@
+"""The Lua scripts: what must happen in one step or not at all."""
+
+from __future__ import annotations
+
+APPEND = """
+-- KEYS events transcripts seen hotkeys; ARGV id packed transcript transcripts_kept seen_ttl_s digest,hotkey...
+local place = redis.call('HGET', KEYS[3], ARGV[1])
+if place then return {place, 0} end
+place = redis.call('XADD', KEYS[1], '*', 'e', ARGV[2])
+redis.call('HSET', KEYS[3], ARGV[1], place)
+redis.call('EXPIRE', KEYS[3], ARGV[5])
+if ARGV[3] ~= '' then
+  redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], '*', 'i', ARGV[1], 't', ARGV[3])
+end
+for i = 6, #ARGV, 2 do redis.call('HSET', KEYS[4], ARGV[i], ARGV[i + 1]) end
+return {place, 1}
+"""
+
+PUBLISH = """
+-- KEYS metagraph events seen hotkeys fence; ARGV token snapshot id packed seen_ttl_s digest,hotkey...
+if redis.call('GET', KEYS[5]) ~= ARGV[1] then return redis.error_reply('LEASELOST') end
+local place = false
+if ARGV[3] ~= '' then
+  place = redis.call('HGET', KEYS[3], ARGV[3])
+  if not place then
+    place = redis.call('XADD', KEYS[2], '*', 'e', ARGV[4])
+    redis.call('HSET', KEYS[3], ARGV[3], place)
+    redis.call('EXPIRE', KEYS[3], ARGV[5])
+  end
+end
+redis.call('SET', KEYS[1], ARGV[2])
+for i = 6, #ARGV, 2 do redis.call('HSET', KEYS[4], ARGV[i], ARGV[i + 1]) end
+return place
+"""
+
+SAVE = """
+-- KEYS checkpoint fence; ARGV token expected last_id state format time_ms
+if redis.call('GET', KEYS[2]) ~= ARGV[1] then return redis.error_reply('LEASELOST') end
+local at = redis.call('HGET', KEYS[1], 'last_id') or '0-0'
+local version = tonumber(redis.call('HGET', KEYS[1], 'version') or '0')
+if at ~= ARGV[2] then
+  -- The same write again, after an answer that got lost.
+  if at == ARGV[3] and redis.call('HGET', KEYS[1], 'token') == ARGV[1]
+     and redis.call('HGET', KEYS[1], 'state') == ARGV[4] then return version end
+  return redis.error_reply('LEASELOST')
+end
+redis.call('HSET', KEYS[1], 'last_id', ARGV[3], 'state', ARGV[4], 'format', ARGV[5], 'time_ms', ARGV[6],
+  'token', ARGV[1], 'version', version + 1)
+return version + 1
+"""
+
+ACQUIRE = """
+-- KEYS lease fence; ARGV holder ttl_ms
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then return false end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+if holder then return redis.call('GET', KEYS[2]) end
+return tostring(redis.call('INCR', KEYS[2]))
+"""
+
+RENEW = """
+-- KEYS lease fence; ARGV holder ttl_ms token
+if redis.call('GET', KEYS[1]) ~= ARGV[1] or redis.call('GET', KEYS[2]) ~= ARGV[3] then return 0 end
+return redis.call('PEXPIRE', KEYS[1], ARGV[2])
+"""
+
+RELEASE = """
+-- KEYS lease; ARGV holder
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0
+"""
+
+SUBMIT = """
+-- KEYS submissions fence; ARGV token packed kept
+if redis.call('GET', KEYS[2]) ~= ARGV[1] then return redis.error_reply('LEASELOST') end
+return redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[3], '*', 's', ARGV[2])
+"""
+
+TRIM = """
+-- KEYS events trimmed checkpoint...; ARGV keep most
+local function before(a, b)
+  local am, an = string.match(a, '(%d+)-(%d+)')
+  local bm, bn = string.match(b, '(%d+)-(%d+)')
+  am, an, bm, bn = tonumber(am), tonumber(an), tonumber(bm), tonumber(bn)
+  return am < bm or (am == bm and an < bn)
+end
+local excess = redis.call('XLEN', KEYS[1]) - tonumber(ARGV[1])
+if excess <= 0 then return 0 end
+local slowest = nil
+for i = 3, #KEYS do
+  local at = redis.call('HGET', KEYS[i], 'last_id')
+  if not at then return 0 end
+  if not slowest or before(at, slowest) then slowest = at end
+end
+local drop = redis.call('XRANGE', KEYS[1], '-', slowest or '+', 'COUNT', math.min(excess, tonumber(ARGV[2])))
+local n = #drop
+if n == 0 then return 0 end
+local last = drop[n][1]
+local ids = {}
+for i = 1, n do ids[i] = drop[i][1] end
+for i = 1, n, 1000 do redis.call('XDEL', KEYS[1], unpack(ids, i, math.min(i + 999, n))) end
+redis.call('SET', KEYS[2], last)
+return n
+"""

@@ -1,0 +1,150 @@
+"""Calling the other services: one httpx client a process, a deadline on every call, clear errors."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, TypeVar
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from coremesh import contracts
+from coremesh.errors import BadRequest, Busy, DeadlineExceeded, ServiceUnavailable
+from coremesh.settings import MeshSettings
+
+R = TypeVar("R", bound=BaseModel)
+
+COOL_DOWN_S = 2.0
+"""How long a service that did not answer is left alone, so that callers do not each wait for it."""
+FAILURES_TO_OPEN = 3
+CONNECT_TIMEOUT_S = 1.0
+IDLE_S = 20.0
+"""Kept connections are renewed, so that load spreads over replicas that come and go."""
+
+
+class Peer:
+    """One service of the mesh. Fails fast for a while after several failures in a row."""
+
+    def __init__(self, name: str, base_url: str, client: httpx.AsyncClient) -> None:
+        self.name = name
+        self._base_url = base_url.rstrip("/")
+        self._client = client
+        self._failures = 0
+        self._closed_until = 0.0
+
+    async def call(
+        self, method: str, path: str, answer: type[R], timeout: timedelta, body: BaseModel | None = None
+    ) -> R:
+        """Call and validate the answer.
+
+        Raises ServiceUnavailable (no answer, a 5xx, or an answer of the wrong shape), DeadlineExceeded, Busy,
+        BadRequest (the service refused what we sent).
+        """
+        response = await self._send(method, path, timeout, body)
+        try:
+            return answer.model_validate_json(response.content)
+        except ValidationError:
+            raise ServiceUnavailable(f"{self.name} gave an answer of the wrong shape") from None
+
+    async def get(self, path: str, timeout: timedelta) -> Any:
+        """GET any JSON. Raises as ``call``."""
+        return (await self._send("GET", path, timeout, None)).json()
+
+    async def _send(
+        self, method: str, path: str, timeout: timedelta, body: BaseModel | None
+    ) -> httpx.Response:
+        if time.monotonic() < self._closed_until:
+            raise ServiceUnavailable(f"{self.name} did not answer a moment ago")
+        seconds = timeout.total_seconds()
+        try:
+            response = await self._client.request(
+                method,
+                self._base_url + path,
+                content=body.model_dump_json().encode() if body is not None else None,
+                headers={"content-type": "application/json"} if body is not None else {},
+                timeout=httpx.Timeout(
+                    seconds, connect=min(seconds, CONNECT_TIMEOUT_S), pool=min(seconds, 1.0)
+                ),
+            )
+        except httpx.ReadTimeout:
+            self._failed()
+            raise DeadlineExceeded(f"{self.name} did not answer within {seconds:g} s") from None
+        except httpx.HTTPError as error:
+            self._failed()
+            raise ServiceUnavailable(f"{self.name} does not answer: {type(error).__name__}") from None
+        if response.status_code == 429:
+            raise Busy(f"{self.name} is busy", retry_after_s=_retry_after(response))
+        if response.status_code >= 500:
+            self._failed()
+            raise ServiceUnavailable(f"{self.name} answered {response.status_code}: {_message(response)}")
+        self._failures = 0
+        if response.status_code >= 400:
+            raise BadRequest(f"{self.name} refused the request: {_message(response)}")
+        return response
+
+    def _failed(self) -> None:
+        self._failures += 1
+        if self._failures >= FAILURES_TO_OPEN:
+            self._closed_until = time.monotonic() + COOL_DOWN_S
+            self._failures = FAILURES_TO_OPEN - 1  # one more failure afterwards closes it again
+
+
+class Mesh:
+    """The client side of gating, reward, weights and the querier. An async context manager."""
+
+    def __init__(self, settings: MeshSettings) -> None:
+        token = settings.token.get_secret_value()
+        self._client = httpx.AsyncClient(
+            headers={"authorization": f"Bearer {token}"} if token else {},
+            limits=httpx.Limits(max_connections=128, max_keepalive_connections=32, keepalive_expiry=IDLE_S),
+            follow_redirects=False,
+            trust_env=False,
+        )
+        self.gating = GatingPeer("gating", settings.gating_url, self._client)
+        self.reward = RewardPeer("reward", settings.reward_url, self._client)
+        self.weights = Peer("weights", settings.weights_url, self._client)
+        self.querier = Peer("querier", settings.querier_url, self._client)
+
+    async def __aenter__(self) -> Mesh:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._client.aclose()
+
+
+class GatingPeer(Peer):
+    """The gating service."""
+
+    async def score(self, request: contracts.ScoreRequest, timeout: timedelta) -> contracts.ScoreResponse:
+        """POST /score."""
+        return await self.call("POST", "/score", contracts.ScoreResponse, timeout, request)
+
+
+class RewardPeer(Peer):
+    """The reward service."""
+
+    async def reward(self, request: contracts.RewardRequest, timeout: timedelta) -> contracts.RewardResponse:
+        """POST /reward."""
+        return await self.call("POST", "/reward", contracts.RewardResponse, timeout, request)
+
+    async def filter(self, request: contracts.FilterRequest, timeout: timedelta) -> contracts.FilterResponse:
+        """POST /filter."""
+        return await self.call("POST", "/filter", contracts.FilterResponse, timeout, request)
+
+
+def _retry_after(response: httpx.Response) -> float:
+    try:
+        return float(response.headers.get("retry-after", "1"))
+    except ValueError:
+        return 1.0
+
+
+def _message(response: httpx.Response) -> str:
+    try:
+        return str(response.json()["message"])[:500]
+    except (ValueError, KeyError, TypeError):
+        return "no reason given"

@@ -1,0 +1,34 @@
+"""The Prometheus metrics that every service has. Names carry their unit."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from prometheus_client import Counter, Gauge, Histogram
+
+BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+
+REQUESTS = Counter("coremesh_http_requests_total", "Requests answered", ["route", "status"])
+REQUEST_SECONDS = Histogram(
+    "coremesh_http_request_seconds", "Time from request to answer", ["route"], buckets=BUCKETS_S
+)
+LOOP_LAG_SECONDS = Histogram(
+    "coremesh_loop_lag_seconds", "How late the event loop wakes a sleeper", buckets=BUCKETS_S
+)
+FOLD_VERSION = Gauge("coremesh_fold_version", "Version of the newest checkpoint of a fold", ["fold"])
+FOLD_LEADING = Gauge("coremesh_fold_leading", "1 while this instance leads a fold", ["fold"])
+FOLD_GAPS = Gauge(
+    "coremesh_fold_gaps_total", "Times a fold found events trimmed before it saw them", ["fold"]
+)
+DEPENDENCY_UP = Gauge("coremesh_dependency_up", "1 while a dependency answers", ["dependency"])
+
+LAG_PROBE_S = 0.1
+
+
+async def watch_loop_lag() -> None:
+    """Measure how late the event loop is, for ever."""
+    while True:
+        start = time.monotonic()
+        await asyncio.sleep(LAG_PROBE_S)
+        LOOP_LAG_SECONDS.observe(max(0.0, time.monotonic() - start - LAG_PROBE_S))

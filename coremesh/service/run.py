@@ -1,0 +1,144 @@
+"""Running one service as a process: settings, logging, signals, exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from collections.abc import Callable, Sequence
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+
+from coremesh.errors import BadModel, BadSetting, BadWallet, CoremeshError
+from coremesh.service.app import Health
+from coremesh.service.logs import configure_logging
+from coremesh.service.loops import Loops
+from coremesh.service.metrics import watch_loop_lag
+from coremesh.settings import ALL_SECTIONS, HttpSettings, LogSettings, Section, Settings, load
+
+log = structlog.get_logger(__name__)
+
+EXIT_LOOP_DIED = 1
+EXIT_BAD_SETTING = 2
+EXIT_START_FAILED = 3
+
+Factory = Callable[[Settings, Loops, Health], FastAPI]
+
+
+def run_service(
+    name: str,
+    factory: Factory,
+    sections: Sequence[type[Section]],
+    *,
+    port: int,
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Run a service until SIGTERM or SIGINT. Gives the exit code.
+
+    0 after a clean stop; 1 when a background loop died; 2 for a bad setting, wallet or model; 3 when it could
+    not start. ``factory(settings, loops, health)`` builds the app; the app's lifespan starts ``loops``.
+    """
+    try:
+        words = list(sys.argv[1:] if argv is None else argv)
+        settings = load([*sections, HttpSettings, LogSettings], words, known=ALL_SECTIONS)
+        configure_logging(settings[LogSettings], name)
+        return _serve(name, factory, settings, port)
+    except (BadSetting, BadModel, BadWallet) as error:
+        print(f"{name}: {error.message}. {error.remedy}", file=sys.stderr)
+        return EXIT_BAD_SETTING
+    except CoremeshError as error:
+        print(f"{name}: {error.message}. {error.remedy}", file=sys.stderr)
+        return EXIT_START_FAILED
+
+
+def _serve(name: str, factory: Factory, settings: Settings, default_port: int) -> int:
+    http = settings[HttpSettings]
+    listener = listen(http.host, http.port or default_port)
+    with listener:
+        host, port = listener.getsockname()[:2]
+        died: list[str] = []
+        health = Health()
+        server: uvicorn.Server
+
+        def on_death(loop_name: str, error: BaseException | None) -> None:
+            died.append(loop_name)
+            server.should_exit = True
+
+        loops = Loops(on_death)
+        app = factory(settings, loops, health)
+        config = uvicorn.Config(
+            app,
+            loop="uvloop",
+            http="httptools" if _has_httptools() else "h11",
+            log_config=None,
+            access_log=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=max(1, int(http.drain_s)),
+            server_header=False,
+            backlog=1024,
+        )
+        server = _Server(config, health, f"{name} listens on http://{host}:{port}")
+
+        async def main() -> None:
+            loops.start("loop-lag", watch_loop_lag())
+            async with loops:
+                await server.serve(sockets=[listener])
+
+        try:
+            with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+                runner.run(main())
+        except KeyboardInterrupt:
+            # uvicorn raises the signal again after a clean stop.
+            pass
+        if died:
+            print(f"{name}: the background loop {died[0]!r} died; see the log", file=sys.stderr)
+            return EXIT_LOOP_DIED
+        if not server.started:
+            return EXIT_START_FAILED
+        return 0
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises BadSetting in one sentence when the address cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(1024)
+    except OSError as error:
+        listener.close()
+        raise BadSetting(
+            f"cannot listen on {host}:{port}: {error.strerror}",
+            remedy="Stop what listens there, or choose another --http.port.",
+        ) from None
+    listener.set_inheritable(True)
+    return listener
+
+
+class _Server(uvicorn.Server):
+    """uvicorn that says when it is ready and turns ``/readyz`` off while it drains."""
+
+    def __init__(self, config: uvicorn.Config, health: Health, ready: str) -> None:
+        super().__init__(config)
+        self._health = health
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            log.info(self._ready)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._health.draining = True
+        await super().shutdown(sockets)
+
+
+def _has_httptools() -> bool:
+    try:
+        import httptools
+    except ImportError:
+        return False
+    return bool(httptools)

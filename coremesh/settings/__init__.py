@@ -1,0 +1,36 @@
+"""Settings: frozen plain values from flags, environment, a TOML file, or defaults, in that order."""
+
+from coremesh.settings.loader import Loaded, Section, Settings, load
+from coremesh.settings.sections import (
+    ALL_SECTIONS,
+    ChainSettings,
+    GatingSettings,
+    HttpSettings,
+    LogSettings,
+    MeshSettings,
+    QuerierSettings,
+    RedisSettings,
+    RewardSettings,
+    TrainerSettings,
+    WalletSettings,
+    WeightsSettings,
+)
+
+__all__ = [
+    "ALL_SECTIONS",
+    "ChainSettings",
+    "GatingSettings",
+    "HttpSettings",
+    "Loaded",
+    "LogSettings",
+    "MeshSettings",
+    "QuerierSettings",
+    "RedisSettings",
+    "RewardSettings",
+    "Section",
+    "Settings",
+    "TrainerSettings",
+    "WalletSettings",
+    "WeightsSettings",
+    "load",
+]

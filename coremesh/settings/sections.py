@@ -1,0 +1,239 @@
+"""Every setting of coremesh, by concern, with its default and its meaning."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field, SecretStr, field_validator
+
+from coremesh.settings.loader import Section
+
+
+class RedisSettings(Section):
+    """Where the event history is."""
+
+    section: ClassVar[str] = "redis"
+
+    url: str = Field(
+        "redis://127.0.0.1:6379/0", description="redis://, rediss:// or unix:// address of Redis 6.2+"
+    )
+    timeout_s: float = Field(5.0, gt=0, le=60, description="seconds that one command may take")
+
+    @field_validator("url")
+    @classmethod
+    def _scheme(cls, url: str) -> str:
+        if not url.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("must start with redis://, rediss:// or unix://")
+        return url
+
+
+class ChainSettings(Section):
+    """Which chain and subnet."""
+
+    section: ClassVar[str] = "chain"
+
+    network: str = Field("ws://127.0.0.1:9944", description="finney, test, or a ws:// address of a node")
+    netuid: int = Field(1, ge=0, le=65535, description="the subnet")
+    timeout_s: float = Field(20.0, gt=0, le=600, description="seconds that one chain call may take")
+    sync_blocks: int = Field(100, ge=1, description="blocks between metagraph syncs")
+    vpermit_tao_limit: float = Field(
+        1024.0, ge=0, description="stake (TAO) above which a permit makes a validator"
+    )
+
+
+class WalletSettings(Section):
+    """The validator's hotkey. The coldkey is never read."""
+
+    section: ClassVar[str] = "wallet"
+
+    path: Path = Field(Path("~/.bittensor/wallets"), description="directory of wallets")
+    name: str = Field("default", min_length=1, description="wallet (coldkey) name")
+    hotkey: str = Field("default", min_length=1, description="hotkey name")
+
+
+class LogSettings(Section):
+    """How a service logs."""
+
+    section: ClassVar[str] = "log"
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least severe level written"
+    )
+    format: Literal["json", "console"] = Field("json", description="json for machines, console for people")
+
+
+class HttpSettings(Section):
+    """Where a service listens."""
+
+    section: ClassVar[str] = "http"
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(0, ge=0, le=65535, description="port; 0 takes the service's own default")
+    drain_s: float = Field(10.0, ge=0, le=300, description="seconds that open requests get after SIGTERM")
+
+
+class MeshSettings(Section):
+    """How services find and trust each other."""
+
+    section: ClassVar[str] = "mesh"
+
+    token: SecretStr = Field(
+        SecretStr(""), description="bearer token shared by the services; empty: loopback only"
+    )
+    gating_url: str = Field("http://127.0.0.1:8081", description="address of the gating service")
+    reward_url: str = Field("http://127.0.0.1:8082", description="address of the reward service")
+    weights_url: str = Field("http://127.0.0.1:8083", description="address of the weights service")
+    querier_url: str = Field(
+        "http://127.0.0.1:8080", description="address of the querier, for the command line"
+    )
+
+
+class GatingSettings(Section):
+    """Learning whom to ask."""
+
+    section: ClassVar[str] = "gating"
+
+    rule: Literal["bayes", "rls", "original", "original_zeroed"] = Field(
+        "bayes", description="how the head learns; original keeps the first validator's rule"
+    )
+    encoder: str = Field(
+        "sentence-transformers/all-MiniLM-L6-v2", description="path or hub name of the text encoder"
+    )
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    learning_rate: float = Field(0.01, gt=0, le=10, description="step size of the original rule")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of the original rule")
+    explore: float = Field(0.05, ge=0, le=1, description="share of a choice that is drawn at random")
+    cache_entries: int = Field(4096, ge=0, le=1_000_000, description="prompt embeddings kept")
+    queue: int = Field(1024, ge=1, le=100_000, description="prompts that may wait for the encoder")
+    threads: int = Field(1, ge=1, le=256, description="CPU threads of the encoder")
+    follow_s: float = Field(0.5, gt=0, le=60, description="seconds between looks for a newer head")
+    save_s: float = Field(1.0, ge=0, le=600, description="least seconds between checkpoints of the head")
+
+
+class RewardSettings(Section):
+    """Scoring completions."""
+
+    section: ClassVar[str] = "reward"
+
+    stack: Path | None = Field(None, description="TOML file of the reward stack; none: relevance and masks")
+    shadow: Path | None = Field(None, description="TOML file of a second stack, scored and never counted")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    threads: int = Field(1, ge=1, le=256, description="CPU threads of the models")
+    queue: int = Field(256, ge=1, le=100_000, description="requests that may wait for the engine")
+    max_completions: int = Field(512, ge=1, le=4096, description="completions in one request")
+    max_text_bytes: int = Field(256 * 1024, ge=1024, description="bytes of one text")
+    nsfw_filter: bool = Field(
+        True, description="judge prompts and completions for safety where a filter is configured"
+    )
+
+
+class QuerierSettings(Section):
+    """Asking miners and answering users."""
+
+    section: ClassVar[str] = "querier"
+
+    role: Literal["api", "trainer"] = Field("api", description="serve users, or run the training loop")
+    protocol: Literal["btauth", "synapse", "epistula"] = Field(
+        "btauth", description="how miners are spoken to"
+    )
+    allow_loopback: bool = Field(False, description="ask miners on 127.0.0.0/8: for the devnet only")
+    inference_topk: int = Field(10, ge=1, le=4096, description="miners asked for a user's prompt")
+    inference_timeout_s: float = Field(
+        10.0, gt=0, le=120, description="seconds that miners get for a user's prompt"
+    )
+    max_timeout_s: float = Field(60.0, gt=0, le=600, description="longest timeout that a caller may ask for")
+    max_messages: int = Field(64, ge=1, le=1024, description="messages in one prompt")
+    max_prompt_chars: int = Field(32_000, ge=100, le=1_000_000, description="characters in one prompt")
+    max_body_bytes: int = Field(1024 * 1024, ge=1024, description="bytes of one miner's answer")
+    max_concurrent: int = Field(64, ge=1, le=4096, description="user requests served at once; beyond: 429")
+    use_reward_model: bool = Field(True, description="choose the completion with the highest reward")
+    no_nsfw_filter: bool = Field(False, description="do not judge prompts and completions for safety")
+    min_completion_chars: int = Field(
+        11, ge=1, le=1000, description="shortest completion that counts as success"
+    )
+    score_organic: bool = Field(True, description="record and score users' requests")
+    spool: Path = Field(Path("spool"), description="directory where events wait while Redis is away")
+    spool_max_events: int = Field(10_000, ge=1, description="events that may wait")
+    api_keys: tuple[SecretStr, ...] = Field(
+        (), description="JSON list of keys that callers must send; empty: open"
+    )
+    operator_token: SecretStr = Field(
+        SecretStr(""), description="token for /forward; empty: loopback callers only"
+    )
+
+
+class TrainerSettings(Section):
+    """The training loop."""
+
+    section: ClassVar[str] = "trainer"
+
+    source: Literal["network", "bundled", "mixed"] = Field(
+        "mixed", description="questions from the network itself, from the bundled prompts, or both in turn"
+    )
+    topk: int = Field(50, ge=-1, le=4096, description="miners asked in a training step; -1: all")
+    timeout_s: float = Field(4.0, gt=0, le=120, description="seconds that miners get for an answer")
+    question_timeout_s: float = Field(
+        12.0, gt=0, le=120, description="seconds that miners get for a question"
+    )
+    random_sample: bool = Field(True, description="draw the miners of a training step at random")
+    question_random_sample: bool = Field(False, description="draw the miners of a question step at random")
+    reset_steps: int = Field(
+        3, ge=1, le=1000, description="every so many steps start from a bundled prompt again"
+    )
+    pause_s: float = Field(0.0, ge=0, le=3600, description="seconds between steps")
+    in_flight: int = Field(2, ge=1, le=64, description="forwards running at once")
+    train_network: bool = Field(False, description="send rewards back to the miners")
+    base_prompt: str = Field(
+        "", description="system message before a training question; empty: the bundled one"
+    )
+    question_prompt: str = Field("", description="asks the network for a question; empty: the bundled one")
+    follow_up_prompt: str = Field("", description="asks for a follow-up question; empty: the bundled one")
+
+
+class WeightsSettings(Section):
+    """Moving averages and weights."""
+
+    section: ClassVar[str] = "weights"
+
+    rule: Literal["softmax_ema", "softmax_ema_corrected", "shrunk_z"] = Field(
+        "softmax_ema", description="how rewards become scores"
+    )
+    alpha: float = Field(0.99, ge=0, lt=1, description="share of the old score kept by an event")
+    temperature: float = Field(1.0, gt=0, le=100, description="divides rewards before the softmax")
+    no_history: Literal["uniform", "skip"] = Field("uniform", description="weights while nothing was scored")
+    epoch_length_override: int = Field(
+        -1, ge=-1, description="blocks between submissions; -1: the subnet's tempo"
+    )
+    dry_run: bool = Field(False, description="compute and record, never submit")
+    min_events: int = Field(1, ge=0, description="events since the last submission, else it is held")
+    min_miners: int = Field(
+        1, ge=0, description="distinct miners scored since the last submission, else it is held"
+    )
+    max_move: float = Field(
+        2.0, gt=0, le=2, description="largest L1 distance between two vectors, else it is held"
+    )
+    max_metagraph_age_blocks: int = Field(1000, ge=1, description="oldest metagraph to submit with")
+    keep_events: int = Field(100_000, ge=1, description="events kept in Redis")
+    interval_s: float = Field(1.0, gt=0, le=60, description="seconds between looks at the chain's block")
+
+    @property
+    def look_every(self) -> timedelta:
+        """The time between looks at the chain's block."""
+        return timedelta(seconds=self.interval_s)
+
+
+ALL_SECTIONS: tuple[type[Section], ...] = (
+    RedisSettings,
+    ChainSettings,
+    WalletSettings,
+    LogSettings,
+    HttpSettings,
+    MeshSettings,
+    GatingSettings,
+    RewardSettings,
+    QuerierSettings,
+    TrainerSettings,
+    WeightsSettings,
+)

@@ -1,0 +1,1 @@
+"""How validators and miners speak: signed requests, the shapes of each protocol, statuses."""
