@@ -1,0 +1,178 @@
+"""A fold survives everything that can happen to its leader or to Redis."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+from coremesh.events import ForwardEvent
+from coremesh.folding import FoldRunner, Follower
+from coremesh.history import Checkpoint, Entry, Lease
+from coremesh.history.redis import RedisHistory
+from coremesh.types import ORIGIN
+from tests.events import hotkey, make_event
+from tests.redis_server import RedisServer
+from tests.wait import wait_until
+
+
+class Seen:
+    """Folds the ids of events into a list: any lost or twice counted event shows."""
+
+    format = "seen/1"
+
+    def initial(self) -> list[str]:
+        return []
+
+    def load(self, state: bytes) -> list[str]:
+        return state.decode().split()
+
+    def dump(self, state: list[str]) -> bytes:
+        return " ".join(state).encode()
+
+    async def apply(self, state: list[str], entries: list[Entry]) -> list[str]:
+        for entry in entries:
+            await asyncio.sleep(0)
+            assert isinstance(entry.event, ForwardEvent)
+            state.append(entry.event.id)
+        return state
+
+
+class Witness:
+    def __init__(self) -> None:
+        self.states: list[list[str]] = []
+
+    async def __call__(self, state: list[str], checkpoint: Checkpoint, lease: Lease | None = None) -> None:
+        self.states.append(list(state))
+
+    @property
+    def last(self) -> list[str]:
+        return self.states[-1] if self.states else []
+
+
+@asynccontextmanager
+async def running(
+    history: RedisHistory, holder: str, witness: Witness, ttl: float = 0.6
+) -> AsyncIterator[FoldRunner[list[str]]]:
+    runner = FoldRunner(
+        history,
+        Seen(),
+        name="seen",
+        role="seen",
+        holder=holder,
+        on_state=witness,
+        batch=7,
+        wait=timedelta(milliseconds=50),
+        ttl=timedelta(seconds=ttl),
+    )
+    task = asyncio.create_task(runner.run())
+    try:
+        yield runner
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def fill(history: RedisHistory, count: int) -> list[str]:
+    events = [make_event({1: 0.5}) for _ in range(count)]
+    for event in events:
+        await history.append(event, None, [hotkey(1)])
+    return [event.id for event in events]
+
+
+async def test_every_event_is_folded_once_across_many_restarts(redis_history: RedisHistory) -> None:
+    ids = await fill(redis_history, 40)
+    for _ in range(12):
+        witness = Witness()
+        async with running(redis_history, "a", witness):
+            await wait_until(lambda w=witness: w.states)
+        ids += await fill(redis_history, 3)
+    witness = Witness()
+    async with running(redis_history, "a", witness):
+        await wait_until(lambda: witness.last == ids, why="all events in order")
+    stored = await redis_history.load("seen")
+    assert stored is not None
+    assert Seen().load(stored.state) == ids
+    assert stored.last_id == await redis_history.last_id()
+
+
+async def test_the_second_instance_takes_over(redis_history: RedisHistory) -> None:
+    one, two = Witness(), Witness()
+    ids = await fill(redis_history, 5)
+    async with running(redis_history, "b", two):
+        async with running(redis_history, "a", one) as first:
+            await wait_until(lambda: one.last == ids or two.last == ids)
+            leader = await redis_history.leader("seen")
+            assert leader in ("a", "b")
+            assert first.status.leading == (leader == "a")
+        ids += await fill(redis_history, 5)
+        await wait_until(lambda: two.last == ids, why="b takes over from a")
+
+
+async def test_a_leader_that_lost_its_lease_stops_and_refolds(redis_history: RedisHistory) -> None:
+    witness = Witness()
+    ids = await fill(redis_history, 5)
+    async with running(redis_history, "a", witness) as runner:
+        await wait_until(lambda: witness.last == ids)
+        # Another leader comes and goes while this one does not know: its token is stale from now on.
+        await redis_history._redis.delete(redis_history.keys.lease("seen"))
+        usurper = await redis_history.acquire("seen", "usurper", timedelta(milliseconds=100))
+        assert usurper is not None
+        ids += await fill(redis_history, 5)
+        await wait_until(lambda: witness.last == ids, why="folded again under a new lease")
+        assert runner.status.leading
+
+
+async def test_followers_serve_what_the_leader_saved(redis_history: RedisHistory) -> None:
+    leader, follower = Witness(), Witness()
+    watching = Follower(
+        redis_history, Seen(), name="seen", on_state=follower, every=timedelta(milliseconds=20)
+    )
+    task = asyncio.create_task(watching.run())
+    ids = await fill(redis_history, 3)
+    async with running(redis_history, "a", leader):
+        await wait_until(lambda: follower.last == ids)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_gap_is_noticed_and_folding_goes_on(redis_history: RedisHistory) -> None:
+    await fill(redis_history, 10)
+    assert await redis_history.trim(4, ()) == 6
+    witness = Witness()
+    async with running(redis_history, "a", witness) as runner:
+        await wait_until(lambda: len(witness.last) == 4)
+        assert runner.status.gaps == 1
+
+
+async def test_a_restart_of_redis_loses_nothing(tmp_path_factory, redis_server: RedisServer) -> None:
+    import shutil
+    import tempfile
+    from pathlib import Path
+
+    directory = Path(tempfile.mkdtemp(prefix="coremesh-redis-"))
+    server = RedisServer(directory)
+    server.start()
+    history = RedisHistory(server.url, netuid=1)
+    try:
+        witness = Witness()
+        ids = await fill(history, 10)
+        async with running(history, "a", witness):
+            await wait_until(lambda: witness.last == ids)
+            for _ in range(2):
+                server.kill()
+                await asyncio.sleep(0.1)
+                server.start()
+
+                async def back() -> bool:
+                    return await history.length() == len(ids)
+
+                await wait_until(back)
+                ids += await fill(history, 10)
+                await wait_until(lambda: witness.last == ids, why="folding goes on after the restart")
+        assert await history.read(ORIGIN, 1000)
+    finally:
+        await history.close()
+        server.stop()
+        shutil.rmtree(directory, ignore_errors=True)
