@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
-import bittensor.wallet as _wallet
+from bittensor.wallet import Wallet
 
 from coremesh.errors import BadWallet
 from coremesh.wire.keys import SR25519, KeyPair
@@ -19,7 +19,7 @@ def load_keypair(wallet_path: str | Path, name: str, hotkey: str) -> KeyPair:
     missing, unreadable, encrypted, damaged, or holds a key of another scheme.
     """
     try:
-        keyfile = cast(Any, _wallet).Wallet(name=name, hotkey=hotkey, path=str(wallet_path)).hotkey_file
+        keyfile = cast(Any, Wallet)(name=name, hotkey=hotkey, path=str(wallet_path)).hotkey_file
     except ValueError as error:
         raise BadWallet(f"wallet name {name!r} and hotkey {hotkey!r} do not fit together: {error}") from error
     path = str(keyfile.path)
