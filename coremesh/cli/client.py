@@ -1,0 +1,98 @@
+"""Asking a running mesh."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+from coremesh.errors import CoremeshError, ServiceUnavailable
+from coremesh.settings import ALL_SECTIONS, MeshSettings, QuerierSettings, load
+
+
+class Refused(CoremeshError):
+    """A service answered with an error of its own."""
+
+    code = "refused"
+
+
+class Client:
+    """A blocking client of the services that the settings name. A context manager."""
+
+    def __init__(self, config: Path | None) -> None:
+        settings = load(
+            [MeshSettings, QuerierSettings], ["--config", str(config)] if config else [], known=ALL_SECTIONS
+        )
+        mesh = settings[MeshSettings]
+        self.urls = {
+            "querier": mesh.querier_url,
+            "gating": mesh.gating_url,
+            "reward": mesh.reward_url,
+            "weights": mesh.weights_url,
+        }
+        self._mesh_token = mesh.token.get_secret_value()
+        keys = settings[QuerierSettings].api_keys
+        self._api_key = keys[0].get_secret_value() if keys else ""
+        self._http = httpx.Client(trust_env=False)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.close()
+
+    def get(self, service: str, path: str) -> Any:
+        """GET JSON. Raises ServiceUnavailable or Refused."""
+        return self._request("GET", service, path, None, 10.0)
+
+    def post(self, service: str, path: str, body: dict[str, Any], timeout_s: float) -> Any:
+        """POST JSON. Raises ServiceUnavailable or Refused."""
+        return self._request("POST", service, path, body, timeout_s)
+
+    def status(self) -> dict[str, Any]:
+        """Every service with its health, and the newest submission."""
+        services: list[dict[str, Any]] = []
+        for name, url in self.urls.items():
+            try:
+                answer = self._http.get(f"{url}/readyz", timeout=5.0).json()
+                services.append(
+                    {"name": name, "url": url, "ready": answer["ready"], "checks": answer["checks"]}
+                )
+            except (httpx.HTTPError, ValueError, KeyError) as error:
+                services.append(
+                    {"name": name, "url": url, "ready": False, "checks": {"http": type(error).__name__}}
+                )
+        found: dict[str, Any] = {"services": services, "scores": None, "submission": None}
+        try:
+            scores = self.get("weights", "/scores")
+            found["scores"] = {key: scores[key] for key in ("rule", "events", "last_id", "version")}
+            submissions = self.get("weights", "/submissions?count=1")["submissions"]
+            found["submission"] = submissions[0] if submissions else None
+        except CoremeshError:
+            pass  # said already by the service's own row
+        return found
+
+    def _request(
+        self, method: str, service: str, path: str, body: dict[str, Any] | None, timeout_s: float
+    ) -> Any:
+        token = self._api_key if service == "querier" else self._mesh_token
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        url = self.urls[service] + path
+        try:
+            answer = self._http.request(method, url, json=body, headers=headers, timeout=timeout_s)
+        except httpx.HTTPError as error:
+            raise ServiceUnavailable(
+                f"the {service} service does not answer at {self.urls[service]} ({type(error).__name__})",
+                remedy="Is the mesh up? `make up` starts it on this machine.",
+            ) from None
+        try:
+            content = answer.json()
+        except ValueError:
+            raise ServiceUnavailable(f"the {service} service gave no JSON") from None
+        if answer.status_code >= 400:
+            raise Refused(str(content.get("message", answer.status_code)), remedy=content.get("remedy"))
+        return content

@@ -1,0 +1,167 @@
+"""The command line ``coremesh``: run a mesh, ask it, look into it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from coremesh import __version__
+from coremesh.cli import show
+from coremesh.cli.client import Client
+from coremesh.cli.up import up as run_mesh
+from coremesh.errors import CoremeshError
+from coremesh.settings import ALL_SECTIONS, load
+from coremesh.supervisor.plans import Options
+
+DEVNET_CONFIG = Path(".devnet/coremesh.toml")
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+
+app = typer.Typer(
+    help="coremesh: a Bittensor text-prompting validator as a mesh of services.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", help="TOML file of settings; default: COREMESH_CONFIG, else .devnet/coremesh.toml"
+    ),
+]
+
+
+@app.command()
+def up(
+    directory: Annotated[Path, typer.Option("--dir", help="where the devnet keeps its state")] = Path(
+        ".devnet"
+    ),
+    port: Annotated[
+        int, typer.Option(help="port of the querier; the other services take the next four")
+    ] = 8080,
+    chain_port: Annotated[int, typer.Option(help="port of the embedded chain")] = 9944,
+    redis_port: Annotated[int, typer.Option(help="port of the mesh's own Redis")] = 6390,
+    block_time: Annotated[float, typer.Option(help="seconds a block", min=0.05, max=60)] = 0.25,
+    tempo: Annotated[int, typer.Option(help="blocks an epoch", min=5, max=10_000)] = 60,
+    rate_limit: Annotated[int, typer.Option(help="blocks between two settings of weights", min=0)] = 20,
+    commit_reveal: Annotated[bool, typer.Option(help="weights are committed, then revealed")] = False,
+) -> None:
+    """Run the whole mesh on this machine: Redis, an embedded chain, miners good and bad, every service."""
+    options = Options(
+        directory=directory,
+        port=port,
+        chain_port=chain_port,
+        redis_port=redis_port,
+        block_time_s=block_time,
+        tempo=tempo,
+        rate_limit=rate_limit,
+        commit_reveal=commit_reveal,
+    )
+    raise typer.Exit(run_mesh(options))
+
+
+@app.command()
+def status(config: Config = None, as_json: AsJson = False) -> None:
+    """Health of every service, the newest weights, who leads what."""
+    with Client(_config(config)) as client:
+        found = client.status()
+    show.status(found, as_json)
+    raise typer.Exit(0 if all(service["ready"] for service in found["services"]) else EXIT_ERROR)
+
+
+@app.command()
+def ask(
+    question: Annotated[str, typer.Argument(help="what to ask the network")],
+    k: Annotated[int | None, typer.Option("-k", "--top-k", help="miners to ask")] = None,
+    timeout: Annotated[float | None, typer.Option(help="seconds that miners get")] = None,
+    every: Annotated[bool, typer.Option("--all", help="show every completion")] = False,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask the network and print the best completion."""
+    body: dict[str, Any] = {"messages": [{"role": "user", "content": question}], "return_all": every}
+    if k is not None:
+        body["top_k"] = k
+    if timeout is not None:
+        body["timeout"] = timeout
+    with Client(_config(config)) as client:
+        answer = client.post("querier", "/inference", body, timeout_s=(timeout or 60) + 30)
+    show.answer(answer, as_json)
+
+
+@app.command()
+def scores(config: Config = None, as_json: AsJson = False) -> None:
+    """The moving scores of all miners, best first."""
+    with Client(_config(config)) as client:
+        show.scores(client.get("weights", "/scores"), as_json)
+
+
+@app.command()
+def weights(config: Config = None, as_json: AsJson = False) -> None:
+    """The weights that would be set now, beside what the chain holds."""
+    with Client(_config(config)) as client:
+        show.weights(client.get("weights", "/weights"), as_json)
+
+
+@app.command("config")
+def show_config(config: Config = None, as_json: AsJson = False) -> None:
+    """Every setting: its flag, environment variable, value and where that came from."""
+    path = _config(config)
+    settings = load(ALL_SECTIONS, ["--config", str(path)] if path else [])
+    show.settings(settings.loaded, as_json)
+
+
+PASS_ON: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+@app.command(context_settings=PASS_ON)
+def miner(context: typer.Context) -> None:
+    """Run the reference miner (`coremesh miner --help` for its options)."""
+    _become("miner", context.args)
+
+
+@app.command(context_settings=PASS_ON)
+def replay(context: typer.Context) -> None:
+    """Recompute scores and weights from the history and compare them with what is held and was set."""
+    words = list(context.args)
+    if not {"--help", "--config"} & set(words) and (path := _config(None)):
+        words += ["--config", str(path)]
+    _become("services.weights", ["replay", *words])
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    print(__version__)
+
+
+def _become(module: str, words: list[str]) -> None:
+    # The command line imports no service: this process becomes one.
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", module, *words])
+
+
+def _config(given: Path | None) -> Path | None:
+    if given is not None:
+        return given
+    if os.environ.get("COREMESH_CONFIG"):
+        return Path(os.environ["COREMESH_CONFIG"])
+    return DEVNET_CONFIG if DEVNET_CONFIG.exists() else None
+
+
+def main() -> None:
+    """Run the command line; an error is one sentence with its remedy, and an exit code."""
+    try:
+        app()
+    except CoremeshError as error:
+        if "--json" in sys.argv:
+            print(json.dumps(error.as_dict()))
+        print(f"coremesh: {error.message}. {error.remedy}", file=sys.stderr)
+        sys.exit(EXIT_USAGE if error.code == "bad_setting" else EXIT_ERROR)

@@ -1,0 +1,124 @@
+"""Answers of the services, for people (tables) or programs (JSON)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from coremesh.settings import Loaded
+
+
+def _json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        numeric = column in ("uid", "score", "weight", "u16", "on chain", "ok", "failed", "reward", "seconds")
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    return table
+
+
+def plain(text: str) -> Text:
+    """Text from a miner, shown as it is: no markup, no control characters."""
+    return Text("".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text))
+
+
+def status(found: dict[str, Any], as_json: bool) -> None:
+    """Health of the mesh."""
+    if as_json:
+        _json(found)
+        return
+    console = Console()
+    table = _table("services", "service", "ready", "address", "note")
+    for service in found["services"]:
+        wrong = "; ".join(f"{name}: {said}" for name, said in service["checks"].items() if said != "ok")
+        table.add_row(service["name"], "yes" if service["ready"] else "NO", service["url"], plain(wrong))
+    console.print(table)
+    if found["scores"]:
+        console.print(
+            f"events folded: {found['scores']['events']} ({found['scores']['rule']})", highlight=False
+        )
+    last = found["submission"]
+    if last:
+        console.print(
+            f"last weights: {last['result']} at block {last['block']} {last['reason']}", highlight=False
+        )
+
+
+def answer(found: dict[str, Any], as_json: bool) -> None:
+    """The best completion, and all of them when asked for."""
+    if as_json:
+        _json(found)
+        return
+    console = Console()
+    console.print(plain(found["completion"]))
+    reward = "-" if found["reward"] is None else f"{found['reward']:.3f}"
+    note = f" degraded: {', '.join(found['degraded'])}" if found["degraded"] else ""
+    console.print(
+        f"uid {found['uid']} {found['hotkey']} reward {reward} in {found['timings']['total']:.2f} s, "
+        f"event {found['event_id']}{note}",
+        style="dim",
+        highlight=False,
+    )
+    if found.get("completions"):
+        table = _table("completions", "uid", "reward", "status", "seconds", "completion")
+        for item in found["completions"]:
+            value = "-" if item["reward"] is None else f"{item['reward']:.3f}"
+            text = plain(item["completion"][:300])
+            table.add_row(str(item["uid"]), value, item["status"], f"{item['latency_s']:.2f}", text)
+        console.print(table)
+
+
+def scores(found: dict[str, Any], as_json: bool) -> None:
+    """Moving scores, best first."""
+    if as_json:
+        _json(found)
+        return
+    table = _table(
+        f"{found['rule']} over {found['events']} events", "uid", "score", "ok", "failed", "hotkey", "note"
+    )
+    for row in sorted(found["rows"], key=lambda row: (-row["score"], row["uid"])):
+        note = "validator" if row["excluded"] else ""
+        counts = (str(row["successes"]), str(row["failures"]))
+        table.add_row(str(row["uid"]), f"{row['score']:.5f}", *counts, row["hotkey"], note)
+    Console().print(table)
+
+
+def weights(found: dict[str, Any], as_json: bool) -> None:
+    """What would be set now, beside the chain."""
+    if as_json:
+        _json(found)
+        return
+    table = _table(f"chain read at block {found['on_chain_block']}", "uid", "weight", "u16", "on chain")
+    on_chain = found["on_chain"]
+    for uid, weight, value in zip(found["uids"], found["weights"], found["values"], strict=True):
+        table.add_row(str(uid), f"{weight:.5f}", str(value), str(on_chain.get(str(uid), "-")))
+    console = Console()
+    console.print(table)
+    if found["held"]:
+        console.print(f"held: {found['held']}", style="yellow", highlight=False)
+
+
+def settings(loaded: Sequence[Loaded], as_json: bool) -> None:
+    """Every setting with its source."""
+    if as_json:
+        _json(
+            [
+                {"flag": s.flag, "variable": s.variable, "value": str(s.value), "source": s.source}
+                for s in loaded
+            ]
+        )
+        return
+    table = _table("settings", "flag", "variable", "value", "source", "meaning")
+    for setting in loaded:
+        table.add_row(
+            setting.flag, setting.variable, plain(str(setting.value)), setting.source, plain(setting.help)
+        )
+    Console().print(table)

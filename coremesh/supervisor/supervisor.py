@@ -1,0 +1,177 @@
+"""Starting, watching and stopping everything."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+
+from coremesh.errors import BadSetting, CoremeshError
+from coremesh.supervisor.process import EXIT_BAD_SETTING, Plan, Supervised
+
+START_TIMEOUT_S = 150.0
+LOOK_EVERY_S = 0.25
+
+
+class StartFailed(CoremeshError):
+    """A process of the mesh cannot run."""
+
+    code = "start_failed"
+
+    def __init__(self, message: str, *, remedy: str | None = None, exit_code: int = 1) -> None:
+        super().__init__(message, remedy=remedy)
+        self.exit_code = exit_code
+
+
+class Supervisor:
+    """Runs plans in order: the next starts when those it needs are ready. Restarts what dies.
+
+    ``on_change`` is called whenever a process changes its state.
+    """
+
+    def __init__(
+        self, plans: Sequence[Plan], logs: Path, on_change: Callable[[], None] = lambda: None
+    ) -> None:
+        self.processes = [Supervised(plan, logs / f"{plan.name}.log") for plan in plans]
+        self._on_change = on_change
+        self._client: httpx.AsyncClient | None = None
+        self._stopping = False
+        self.started_at = time.monotonic()
+        self.all_ready_s: float | None = None
+
+    def check_ports(self) -> None:
+        """Raise BadSetting, naming the process and its port, when one is taken already."""
+        for supervised in self.processes:
+            port = supervised.plan.port
+            if port and _taken(port):
+                raise BadSetting(
+                    f"port {port}, which {supervised.plan.name} needs, is taken",
+                    remedy="Stop what listens there (another `coremesh up`?), or choose others: coremesh up --help.",
+                )
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run everything until ``stop`` is set, then stop everything. Raises StartFailed."""
+        self.check_ports()
+        limits = httpx.Limits(max_keepalive_connections=16)
+        async with httpx.AsyncClient(timeout=2.0, limits=limits, trust_env=False) as self._client:
+            work = asyncio.create_task(self._work())
+            stopping = asyncio.create_task(stop.wait())
+            try:
+                await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                if work.done():
+                    work.result()
+            finally:
+                self._stopping = True
+                for task in (work, stopping):
+                    task.cancel()
+                await asyncio.gather(work, stopping, return_exceptions=True)
+                await self._stop_all()
+
+    async def _work(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for stage in _stages(self.processes):
+                for supervised in stage:
+                    group.create_task(self._keep(supervised))
+                await self._all_ready(stage)
+            self.all_ready_s = time.monotonic() - self.started_at
+            self._on_change()
+
+    async def _all_ready(self, stage: list[Supervised]) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not all(supervised.ready for supervised in stage):
+            if time.monotonic() > deadline:
+                late = next(s for s in stage if not s.ready)
+                said = late.detail or late.last_words()
+                raise StartFailed(
+                    f"{late.plan.name} is not ready after {START_TIMEOUT_S:.0f} s: {said}",
+                    remedy=f"Its log is {late.log}.",
+                )
+            await asyncio.sleep(0.05)
+
+    async def _keep(self, supervised: Supervised) -> None:
+        delay = 0.5
+        while True:
+            await supervised.start()
+            self._on_change()
+            looking = asyncio.create_task(self._look(supervised))
+            try:
+                code = await supervised.wait()
+            finally:
+                looking.cancel()
+            words = supervised.last_words()
+            if code == EXIT_BAD_SETTING or supervised.crash_loops:
+                how = "cannot start" if code == EXIT_BAD_SETTING else "keeps dying"
+                raise StartFailed(
+                    f"{supervised.plan.name} {how} (exit code {code}): {words}",
+                    remedy=f"Its log is {supervised.log}.",
+                    exit_code=EXIT_BAD_SETTING if code == EXIT_BAD_SETTING else 1,
+                )
+            supervised.restarts += 1
+            supervised.detail = f"died with {_named(code)}, restarting"
+            self._on_change()
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, 5.0)
+            if supervised.started_at and time.monotonic() - supervised.started_at > 60:
+                delay = 0.5
+
+    async def _look(self, supervised: Supervised) -> None:
+        while True:
+            ready, detail = await self._ready(supervised)
+            if (ready, detail) != (supervised.ready, supervised.detail):
+                supervised.ready, supervised.detail = ready, detail
+                self._on_change()
+            await asyncio.sleep(LOOK_EVERY_S if not ready else 1.0)
+
+    async def _ready(self, supervised: Supervised) -> tuple[bool, str]:
+        address = supervised.plan.ready
+        if not address:
+            # A process without a port says on its output when it is ready.
+            words = supervised.last_words()
+            return (" ready" in words or supervised.ready), words
+        if address.startswith("tcp://"):
+            port = urlsplit(address).port or 0
+            return await asyncio.to_thread(_taken, port), ""
+        assert self._client is not None
+        try:
+            answer = await self._client.get(address)
+            checks: dict[str, str] = answer.json()["checks"]
+        except (httpx.HTTPError, ValueError, KeyError):
+            return False, "starting"
+        wrong = "; ".join(f"{name}: {said}" for name, said in checks.items() if said != "ok")
+        return answer.status_code == 200, wrong
+
+    async def _stop_all(self) -> None:
+        # Users first, the truth last, so that nothing is lost on the way.
+        for stage in reversed(_stages(self.processes)):
+            await asyncio.gather(*(supervised.stop() for supervised in stage))
+            self._on_change()
+
+
+STAGES: tuple[tuple[str, ...], ...] = (
+    ("redis",),
+    ("chain",),
+    ("miners", "gating", "reward", "weights"),
+    ("querier", "trainer"),
+)
+
+
+def _stages(processes: Sequence[Supervised]) -> list[list[Supervised]]:
+    found = [[p for p in processes if p.plan.name in names] for names in STAGES]
+    named = {name for names in STAGES for name in names}
+    found.append([p for p in processes if p.plan.name not in named])
+    return [stage for stage in found if stage]
+
+
+def _taken(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _named(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
