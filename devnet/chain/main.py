@@ -1,0 +1,39 @@
+"""``python -m devnet chain``: run the embedded chain until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import signal
+import sys
+
+from devnet.chain.chain import Chain
+from devnet.chain.options import ChainOptions
+from devnet.chain.saved import BadState
+from devnet.chain.server import Server
+
+
+async def _serve(options: ChainOptions) -> None:
+    server = Server(Chain(options))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, server.stop)
+    await server.run()
+
+
+def run(options: ChainOptions) -> int:
+    """Serve; the exit code: 0 after a signal, 2 when the port, the state or a setting is no good."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        asyncio.run(_serve(options))
+    except (BadState, ValueError) as problem:
+        print(f"chain: {problem}", file=sys.stderr)
+        return 2
+    except OSError as problem:
+        if problem.errno not in (errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL):
+            raise
+        at = f"{options.host}:{options.port}"
+        print(f"chain: cannot listen on {at} ({problem.strerror}); pass another --port.", file=sys.stderr)
+        return 2
+    return 0
