@@ -1,0 +1,35 @@
+"""The score fold as coremesh runs it: led by one instance, checkpointed with its place in the history."""
+
+from __future__ import annotations
+
+from coremesh.history import Entry
+from services.weights import scores
+from services.weights.rules import Rule
+from services.weights.scores import ScoreState
+
+NAME = "scores"
+ROLE = "weights"
+
+
+class ScoreFold:
+    """coremesh.folding.Fold of ScoreState. A checkpoint of another rule or parameter is folded anew."""
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+        self.format = f"{scores.LAYOUT}:{rule.format}"
+
+    def initial(self) -> ScoreState:
+        """See Fold."""
+        return ScoreState()
+
+    def load(self, state: bytes) -> ScoreState:
+        """See Fold."""
+        return scores.load(state)
+
+    def dump(self, state: ScoreState) -> bytes:
+        """See Fold."""
+        return scores.dump(state)
+
+    async def apply(self, state: ScoreState, entries: list[Entry]) -> ScoreState:
+        """See Fold."""
+        return scores.fold(state, (entry.event for entry in entries), self.rule)

@@ -1,0 +1,149 @@
+"""How the rewards of one event become contributions to scores, and the moving values become scores.
+
+Every rule keeps one moving value per uid, ``moving = keep * moving + contribution``; they differ in the
+contribution and in how the moving value is read. An event's contributions depend on the event alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.weights import exact
+from services.weights.exact import Floats, Indices
+
+KAPPA = 3.0
+"""Events' worth of prior in the shrunk mean."""
+FAILURE_Z = -1.5
+"""The z-score of a failure."""
+
+
+class Rule(Protocol):
+    """One way to score. Names and parameters are part of a checkpoint's format."""
+
+    @property
+    def name(self) -> str:
+        """As in the settings."""
+        ...
+
+    @property
+    def format(self) -> str:
+        """Name and parameters: states of different formats must never meet."""
+        ...
+
+    @property
+    def keep(self) -> float:
+        """The share of the moving value that an event keeps."""
+        ...
+
+    def contributions(
+        self, rewards: Floats, success: NDArray[np.bool_], segments: Indices, count: int
+    ) -> Floats:
+        """What each entry adds, float64 [m]. ``segments`` [m] numbers the ``count`` events, each with a success;
+        ``rewards`` [m] are read where ``success``."""
+        ...
+
+    def scores(self, moving: Floats, successes: Indices, failures: Indices) -> Floats:
+        """Scores per uid, float64 [n], none below 0."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SoftmaxEma:
+    """The original: ``score = a * score + (1 - a) * target``, target = softmax(rewards / temperature) over the
+    successes and 0 for failures."""
+
+    alpha: float = 0.99
+    temperature: float = 1.0
+    name: str = "softmax_ema"
+
+    @property
+    def format(self) -> str:
+        """See Rule."""
+        return f"{self.name}:alpha={self.alpha!r}:temperature={self.temperature!r}"
+
+    @property
+    def keep(self) -> float:
+        """See Rule."""
+        return self.alpha
+
+    def contributions(
+        self, rewards: Floats, success: NDArray[np.bool_], segments: Indices, count: int
+    ) -> Floats:
+        """See Rule."""
+        scaled = np.where(success, rewards, -np.inf) / self.temperature
+        largest = np.full(count, -np.inf)
+        np.maximum.at(largest, segments, scaled)
+        shares = np.zeros(len(rewards))
+        shares[success] = exact.exp((scaled - largest[segments])[success])
+        target = shares / exact.segment_sums(shares, segments, count)[segments]
+        return (1.0 - self.alpha) * target
+
+    def scores(self, moving: Floats, successes: Indices, failures: Indices) -> Floats:
+        """See Rule."""
+        return moving
+
+
+@dataclass(frozen=True, slots=True)
+class SoftmaxEmaCorrected(SoftmaxEma):
+    """The original divided by ``1 - a**n`` for the n events of a uid, so that newcomers are not held back."""
+
+    name: str = "softmax_ema_corrected"
+
+    def scores(self, moving: Floats, successes: Indices, failures: Indices) -> Floats:
+        """See Rule."""
+        seen = successes + failures
+        weight = 1.0 - exact.power(self.alpha, seen)
+        return np.where(seen > 0, moving / np.where(seen > 0, weight, 1.0), 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class ShrunkZ:
+    """The mean z-score over a uid's events, shrunk towards the average by KAPPA events, counted from the level of
+    a failure: ``max(0, sum(z) / (n + KAPPA) - FAILURE_Z)``; 0 for who never succeeded."""
+
+    name: str = "shrunk_z"
+
+    @property
+    def format(self) -> str:
+        """See Rule."""
+        return f"{self.name}:kappa={KAPPA!r}"
+
+    @property
+    def keep(self) -> float:
+        """See Rule."""
+        return 1.0
+
+    def contributions(
+        self, rewards: Floats, success: NDArray[np.bool_], segments: Indices, count: int
+    ) -> Floats:
+        """See Rule."""
+        present = success.astype(np.float64)
+        n = exact.segment_sums(present, segments, count)
+        mean = exact.segment_sums(np.where(success, rewards, 0.0), segments, count) / n
+        away = np.where(success, rewards - mean[segments], 0.0)
+        deviation = np.sqrt(exact.segment_sums(away * away, segments, count) / n)[segments]
+        z = np.where(deviation > 0, away / np.where(deviation > 0, deviation, 1.0), 0.0)
+        return np.where(success, z, FAILURE_Z)
+
+    def scores(self, moving: Floats, successes: Indices, failures: Indices) -> Floats:
+        """See Rule."""
+        mean = moving / (successes + failures + KAPPA)
+        return np.where(successes > 0, np.maximum(0.0, mean - FAILURE_Z), 0.0)
+
+
+def rule_named(name: str, *, alpha: float, temperature: float) -> Rule:
+    """The rule of a setting. Raises ValueError for a name that there is not."""
+    if name == "softmax_ema":
+        return SoftmaxEma(alpha, temperature)
+    if name == "softmax_ema_corrected":
+        return SoftmaxEmaCorrected(alpha, temperature)
+    if name == "shrunk_z":
+        return ShrunkZ()
+    raise ValueError(f"there is no score rule {name!r}")
+
+
+RULES = ("softmax_ema", "softmax_ema_corrected", "shrunk_z")
