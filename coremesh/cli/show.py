@@ -116,9 +116,13 @@ def settings(loaded: Sequence[Loaded], as_json: bool) -> None:
             ]
         )
         return
-    table = _table("settings", "flag", "variable", "value", "source", "meaning")
+    table = _table("settings", "setting", "value", "from", "meaning")
     for setting in loaded:
-        table.add_row(
-            setting.flag, setting.variable, plain(str(setting.value)), setting.source, plain(setting.help)
-        )
-    Console().print(table)
+        table.add_row(setting.flag[2:], plain(str(setting.value)), setting.source, plain(setting.help))
+    console = Console()
+    console.print(table)
+    console.print(
+        "As a flag: --redis.url=…; in the environment: COREMESH_REDIS_URL; in a TOML file: [redis] url.",
+        style="dim",
+        highlight=False,
+    )

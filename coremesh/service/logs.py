@@ -22,7 +22,9 @@ def configure_logging(settings: LogSettings, service: str) -> None:
     ]
     renderer: list[structlog.typing.Processor]
     if settings.format == "json":
-        renderer = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        # Without the locals of frames: they hold prompts and keys.
+        frames = structlog.tracebacks.ExceptionDictTransformer(show_locals=False, max_frames=20)
+        renderer = [structlog.processors.ExceptionRenderer(frames), structlog.processors.JSONRenderer()]
     else:
         renderer = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
     structlog.configure(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 
 import structlog
 import uvicorn
@@ -86,12 +88,8 @@ def _serve(name: str, factory: Factory, settings: Settings, default_port: int) -
             async with loops:
                 await server.serve(sockets=[listener])
 
-        try:
-            with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-                runner.run(main())
-        except KeyboardInterrupt:
-            # uvicorn raises the signal again after a clean stop.
-            pass
+        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+            runner.run(main())
         if died:
             print(f"{name}: the background loop {died[0]!r} died; see the log", file=sys.stderr)
             return EXIT_LOOP_DIED
@@ -125,6 +123,16 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._health = health
         self._ready = ready
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Stop on a signal; unlike uvicorn's own, do not raise it again after a clean stop."""
+        old = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

@@ -1,0 +1,94 @@
+"""No event is lost while Redis is away, and none is counted twice when it is back."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from coremesh.events import Transcript
+from coremesh.history.recorder import Recorder
+from coremesh.history.redis import RedisHistory
+from coremesh.history.spool import Spool, Spooled, SpoolFull
+from coremesh.types import ORIGIN
+from tests.events import hotkey, make_event
+from tests.redis_server import RedisServer
+from tests.wait import wait_until
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    directory = Path(tempfile.mkdtemp(prefix="coremesh-redis-"))
+    server = RedisServer(directory)
+    server.start()
+    yield server
+    server.stop()
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+async def test_events_wait_on_disk_and_come_home_once(server: RedisServer, tmp_path: Path) -> None:
+    history = RedisHistory(server.url, 1, timeout=timedelta(seconds=1))
+    outcomes: list[str] = []
+    spool = Spool(tmp_path / "spool")
+    recorder = Recorder(history, spool, retry_every=timedelta(milliseconds=50), on_recorded=outcomes.append)
+    events = [make_event({1: 0.5}) for _ in range(6)]
+    await recorder.record(events[0], None, [hotkey(1)])
+    server.kill()
+    for event in events[1:5]:
+        await recorder.record(event, Transcript(id=event.id, completions=("text",)), [hotkey(1)])
+    assert recorder.waiting == 4
+    assert outcomes == ["appended"] + ["spooled"] * 4
+
+    # The process dies here: a new one finds the same files, and one event had been appended already.
+    server.start()
+    await history.append(events[1], None, [hotkey(1)])
+    again = Recorder(history, Spool(tmp_path / "spool"), retry_every=timedelta(milliseconds=50))
+    assert again.waiting == 4
+    running = asyncio.create_task(again.run())
+    await wait_until(lambda: again.waiting == 0)
+    await again.record(events[5], None, [hotkey(1)])
+    entries = await history.read(ORIGIN, 100)
+    assert sorted(entry.event.id for entry in entries) == sorted(event.id for event in events)
+    found = await history.transcript(events[4].id)
+    assert found is not None
+    assert found.completions == ("text",)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await history.close()
+
+
+def test_the_spool_is_bounded(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, max_events=2)
+    kept = [Spooled(make_event({1: 0.5}), None, []) for _ in range(3)]
+    spool.put(kept[0])
+    spool.put(kept[1])
+    with pytest.raises(SpoolFull):
+        spool.put(kept[2])
+    spool.drop(kept[0])
+    spool.put(kept[2])
+    assert [s.event.id for s in spool.oldest(10)] == sorted([kept[1].event.id, kept[2].event.id])
+    tiny = Spool(tmp_path / "tiny", max_bytes=10)
+    with pytest.raises(SpoolFull):
+        tiny.put(kept[0])
+
+
+def test_a_damaged_file_is_set_aside(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    good = Spooled(make_event({1: 0.5}), None, [])
+    spool.put(good)
+    (tmp_path / "00000000000000000000000000.event").write_bytes(b"\xff\x00garbage")
+    again = Spool(tmp_path)
+    assert len(again) == 2
+    assert again.oldest(10) == [good]
+    assert len(again) == 1
+    assert [path.suffix for path in sorted(tmp_path.iterdir())] == [".unreadable", ".event"]
+
+
+def test_an_id_that_is_no_ulid_never_names_a_file(tmp_path: Path) -> None:
+    with pytest.raises(ValueError):
+        Spool(tmp_path).put(Spooled(make_event({1: 0.5}, event_id="../../../../tmp/x"), None, []))
