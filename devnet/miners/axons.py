@@ -1,0 +1,108 @@
+"""Publishing where residents listen: what ``ServeAxon`` writes and validators read."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import bittensor as bt
+
+from coremesh.errors import ChainUnavailable, CoremeshError
+from coremesh.wire.keys import KeyPair
+
+CALL_TIMEOUT_S = 15.0
+"""For one chain call; an extrinsic waits for its block."""
+PAUSE_S = 0.5
+AT_ONCE = 6
+
+
+class NotPublished(CoremeshError):
+    """The chain answers, but does not take an axon."""
+
+    code = "not_published"
+    default_remedy = (
+        "Check that these hotkeys are registered on the subnet: the chain does that at its start."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Axon:
+    """Where one hotkey listens."""
+
+    keypair: KeyPair
+    host: str
+    port: int
+
+    @property
+    def endpoint(self) -> tuple[int, int]:
+        """The address as the chain stores it: (ip as a number, port)."""
+        return int(ipaddress.ip_address(self.host)), self.port
+
+
+async def publish(network: str, netuid: int, axons: Sequence[Axon], *, deadline_s: float) -> int:
+    """Publish those of ``axons`` that the chain does not show so already; how many that were.
+
+    Tries again until ``deadline_s`` seconds have passed. Returns when a read of the chain shows all of them. Raises
+    ChainUnavailable when the chain did not answer, NotPublished when it did.
+    """
+    deadline = time.monotonic() + deadline_s
+    published: set[str] = set()
+    problem: CoremeshError = ChainUnavailable(f"the chain at {network} does not answer")
+    while True:
+        try:
+            async with asyncio.timeout(max(0.1, deadline - time.monotonic())):
+                async with bt.Client(network, fallback_endpoints=[], archive_endpoints=[]) as client:
+                    while missing := await _missing(client, netuid, axons):
+                        problem = await _serve(client, netuid, missing, published) or problem
+                        if time.monotonic() + PAUSE_S > deadline:
+                            raise problem
+                    return len(published)
+        except (bt.BittensorError, OSError, TimeoutError) as error:
+            if isinstance(error, OSError | bt.RpcConnectionError) and not isinstance(problem, NotPublished):
+                problem = ChainUnavailable(f"the chain at {network} does not answer")
+        if time.monotonic() + PAUSE_S > deadline:
+            raise problem
+        await asyncio.sleep(PAUSE_S)
+
+
+async def _missing(client: bt.Client, netuid: int, axons: Sequence[Axon]) -> list[Axon]:
+    async with asyncio.timeout(CALL_TIMEOUT_S):
+        neurons = await client.read("neurons", netuid=netuid, lite=True)
+    served = {
+        neuron.hotkey: (int(neuron.raw["axon_info"]["ip"]), int(neuron.raw["axon_info"]["port"]))
+        for neuron in neurons
+    }
+    return [axon for axon in axons if served.get(axon.keypair.ss58_address) != axon.endpoint]
+
+
+async def _serve(
+    client: bt.Client, netuid: int, axons: Sequence[Axon], published: set[str]
+) -> NotPublished | None:
+    """Submit ``axons``, a few at once; the first refusal, if there was one."""
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def one(axon: Axon) -> NotPublished | None:
+        intent = bt.ServeAxon(netuid=netuid, ip=axon.host, port=axon.port)
+        async with gate:
+            try:
+                async with asyncio.timeout(CALL_TIMEOUT_S):
+                    result = await client.execute(intent, cast(Any, axon.keypair))
+                result.raise_for_failure()
+            except bt.RpcConnectionError:
+                raise
+            except (bt.BittensorError, TimeoutError) as error:
+                reason = str(error) or "no block took it in time"
+                return NotPublished(
+                    f"the chain does not take the axon {axon.host}:{axon.port} of {axon.keypair.ss58_address}: {reason}"
+                )
+        published.add(axon.keypair.ss58_address)
+        return None
+
+    refusals = [refusal for refusal in await asyncio.gather(*map(one, axons)) if refusal is not None]
+    if refusals:
+        await asyncio.sleep(PAUSE_S)
+    return refusals[0] if refusals else None
