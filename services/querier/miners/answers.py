@@ -1,0 +1,43 @@
+"""What came back from one miner."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from coremesh.wire.status import Status
+
+# Control characters but line feed and tab; surrogates; marks that turn the direction of text or hide in it; tags.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb"
+    "\ud800-\udfff\U000e0000-\U000e007f]"
+)
+_MAX_DETAIL = 120
+
+
+class MinerAnswer(msgspec.Struct, frozen=True, gc=False):
+    """Outcome of asking one miner. ``completion`` is set for OK and SHORT; ``latency_s`` runs from the request's own
+    send to the answer's last byte (nan when nothing was sent); ``detail`` says in a few words what went wrong."""
+
+    uid: int
+    hotkey: str
+    status: Status
+    completion: str
+    latency_s: float
+    detail: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is a completion that counts."""
+        return self.status is Status.OK
+
+
+def tidy(text: str) -> str:
+    """``text`` without control, surrogate, direction-turning and invisible characters; CRLF becomes LF."""
+    return _UNPRINTABLE.sub("", text)
+
+
+def brief(detail: str) -> str:
+    """``detail`` fit for a log: printable and short."""
+    return tidy(detail)[:_MAX_DETAIL]
