@@ -73,8 +73,8 @@ class MinerClient:
         """Ask every target now; the result runs by itself until each has an outcome.
 
         Each miner has ``request.timeout_s`` from its own send. ``deadline``, in ``time.monotonic()``, ends the
-        whole query whatever happens; by default it leaves time to connect on top of the timeout. ``on_delta`` hears the text of
-        streaming answers as it comes, and is meant for a single target. Raises MinerClientClosed.
+        whole query whatever happens; by default it leaves time to connect on top of the timeout. ``on_delta``
+        hears the text of streaming answers as it comes, and is meant for a single target. Raises MinerClientClosed.
         """
         context = self._context
         if context is None:

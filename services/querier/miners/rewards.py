@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import monotonic
 
 from coremesh.wire.adapters import Adapter, RewardNotice
 from services.querier.miners.exchange import Context
