@@ -10,7 +10,9 @@ import numpy as np
 import torch
 import transformers
 
+from services.reward.engine.backend import Backend, DecoderBackend, EncoderBackend, before_first, last_real
 from services.reward.engine.budget import TokenBudget
+from services.reward.engine.build import decoder_backend, packed_classifier, proven
 from services.reward.engine.errors import ModelError
 from services.reward.engine.fallback import Fallback
 from services.reward.engine.load import identity_of, open_model, open_tokenizer, read_config, token_limit
@@ -30,7 +32,7 @@ class Classifier:
     def __init__(
         self,
         *,
-        backend: Any,
+        backend: Backend,
         kind: str,
         why_fallback: str | None,
         tokens: Tokens,
@@ -65,18 +67,24 @@ class Classifier:
 
     def score(self, groups: Sequence[Group]) -> list[np.ndarray]:
         """For each group, `[K]` float32: the logit of each `prompt + completion`."""
-        texts = [g.prompt + c for g in groups for c in g.completions]
-        return self._split(self.score_texts(texts), groups)
+        texts = [[g.prompt + c for c in g.completions] for g in groups]
+        return self._split(self._rows(self._tokenised(texts)), [len(t) for t in texts])
 
     def score_alone(self, completions: Sequence[str]) -> np.ndarray:
         """`[n]` float32: the logit of each completion without its prompt."""
         return self.score_texts(completions)
 
     def score_difference(self, groups: Sequence[Group], shift: float) -> list[np.ndarray]:
-        """For each group, `[K]` float32: `relu(r(prompt+completion)+shift) - relu(r(completion)+shift)`."""
-        both = self.score(groups)
-        alone = self._split(self.score_alone([c for g in groups for c in g.completions]), groups)
-        return [np.maximum(b + shift, 0) - np.maximum(a + shift, 0) for b, a in zip(both, alone, strict=True)]
+        """For each group, `[K]` float32: `relu(r(prompt+completion)+shift) - relu(r(completion)+shift)`.
+
+        Both sides go through the model in one packed run, in which equal texts (an empty prompt, completions
+        that are copies of each other) are computed once.
+        """
+        texts = [[g.prompt + c for c in g.completions] for g in groups]
+        flat = self._rows(self._tokenised([*texts, *(list(g.completions) for g in groups)]))
+        counts = [len(t) for t in texts]
+        both, alone = np.split(np.maximum(flat + np.float32(shift), 0), 2)
+        return self._split(both - alone, counts)
 
     def score_texts(self, texts: Sequence[str]) -> np.ndarray:
         """`[n]` float32: the logit of each text."""
@@ -87,15 +95,25 @@ class Classifier:
         if not texts:
             return np.zeros((0, len(self.labels)), dtype=np.float32)
         sequences = self.tokens.of(texts) if isinstance(texts[0], str) else texts  # type: ignore[arg-type]
-        return self.backend.rows(sequences, self.budget)
+        return self.backend.rows([sequences], self.budget)  # type: ignore[list-item]
 
     def windows(self, text: str, size: int = 512) -> list[list[int]]:
         """All of the text as windows of at most `size` tokens, for `logits`."""
         return self.tokens.windows(text, size)
 
-    def _split(self, flat: np.ndarray, groups: Sequence[Group]) -> list[np.ndarray]:
-        ends = np.cumsum([len(g.completions) for g in groups])
-        return [np.ascontiguousarray(part) for part in np.split(flat, ends[:-1])] if len(groups) else []
+    def _tokenised(self, texts: Sequence[Sequence[str]]) -> list[list[list[int]]]:
+        """The token sequences of groups of texts."""
+        flat = iter(self.tokens.of([text for group in texts for text in group]))
+        return [[next(flat) for _ in group] for group in texts]
+
+    def _rows(self, groups: list[list[list[int]]]) -> np.ndarray:
+        """`[n]` float32: the logit of every sequence."""
+        if not any(groups):
+            return np.zeros(0, dtype=np.float32)
+        return self.backend.rows(groups, self.budget)[:, self.label]
+
+    def _split(self, flat: np.ndarray, counts: list[int]) -> list[np.ndarray]:
+        return [part.copy() for part in np.split(flat, np.cumsum(counts)[:-1])] if counts else []
 
 
 def load_classifier(
@@ -115,15 +133,25 @@ def load_classifier(
     config = read_config(path)
     model = open_model(path, transformers.AutoModelForSequenceClassification, device=device, dtype=dtype)
     tokenizer = open_tokenizer(path)
+    limit = token_limit(config, tokenizer, max_tokens)
     names = tuple(str(config.id2label.get(i, i)) for i in range(config.num_labels))
+    column = _label_index(label, names)
+    pad = config.get_text_config().pad_token_id
+    plain = Fallback(model, _read_logits, pad, device)
+    backend, why = proven(
+        lambda: packed_classifier(model, pad, limit, last_real(pad)),
+        plain,
+        config.get_text_config().vocab_size,
+        limit,
+    )
     return Classifier(
-        backend=Fallback(model, _read_logits, config.get_text_config().pad_token_id, device),
-        kind="fallback",
-        why_fallback=f"{config.model_type} has no packed forward",
-        tokens=Tokens(tokenizer, token_limit(config, tokenizer, max_tokens)),
+        backend=backend,
+        kind=_kind(backend),
+        why_fallback=why,
+        tokens=Tokens(tokenizer, limit),
         identity=identity_of(path),
         labels=names,
-        label=_label_index(label, names),
+        label=column,
         token_budget=token_budget,
     )
 
@@ -146,19 +174,30 @@ def load_value_head(
     config = read_config(path)
     body = open_model(path, transformers.AutoModel, device=device, dtype=dtype)
     tokenizer = open_tokenizer(path)
-    model = ValueModel(
-        body, read_head(head_path, config.get_text_config().hidden_size), tokenizer.eos_token_id
+    limit = token_limit(config, tokenizer, max_tokens)
+    text = config.get_text_config()
+    model = ValueModel(body, read_head(head_path, text.hidden_size), tokenizer.eos_token_id).to(device)
+    plain = Fallback(model, _read_values, tokenizer.eos_token_id, device)
+    read_at = before_first(tokenizer.eos_token_id)
+    backend, why = proven(
+        lambda: decoder_backend(body, model.head, read_at, limit), plain, text.vocab_size, limit
     )
     return Classifier(
-        backend=Fallback(model.to(device), _read_values, tokenizer.eos_token_id, device),
-        kind="fallback",
-        why_fallback=f"{config.model_type} has no packed forward",
-        tokens=Tokens(tokenizer, token_limit(config, tokenizer, max_tokens)),
+        backend=backend,
+        kind=_kind(backend),
+        why_fallback=why,
+        tokens=Tokens(tokenizer, limit),
         identity=identity_of(path, head_path),
         labels=("value",),
         label=0,
         token_budget=token_budget,
     )
+
+
+def _kind(backend: Backend) -> str:
+    if isinstance(backend, DecoderBackend):
+        return "decoder"
+    return "encoder" if isinstance(backend, EncoderBackend) else "fallback"
 
 
 def _read_logits(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

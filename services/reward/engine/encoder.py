@@ -11,7 +11,9 @@ import numpy as np
 import torch
 import transformers
 
+from services.reward.engine.backend import Backend, EncoderBackend
 from services.reward.engine.budget import TokenBudget
+from services.reward.engine.build import encoder_model, proven
 from services.reward.engine.errors import ModelError
 from services.reward.engine.fallback import Fallback
 from services.reward.engine.load import identity_of, open_model, open_tokenizer, read_config, token_limit
@@ -24,7 +26,7 @@ class Encoder:
     def __init__(
         self,
         *,
-        backend: Any,
+        backend: Backend,
         kind: str,
         why_fallback: str | None,
         tokens: Tokens,
@@ -54,7 +56,7 @@ class Encoder:
         """`[n, dim]` float32, each row of unit length."""
         if not texts:
             return np.zeros((0, self.dim), dtype=np.float32)
-        rows = self.backend.rows(self.tokens.of(texts), self.budget)
+        rows = self.backend.rows([self.tokens.of(texts)], self.budget)
         return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
@@ -70,22 +72,42 @@ def load_encoder(
     path = Path(path)
     config = read_config(path)
     pooling = read_pooling(path)
-    model = open_model(path, transformers.AutoModel, device=device, dtype=dtype)
+    model = open_model(path, transformers.AutoModel, device=device, dtype=dtype, optional="pooler")
     tokenizer = open_tokenizer(path)
     limit = sentence_limit(path, token_limit(config, tokenizer, max_tokens))
 
     def read(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         return pool(model(input_ids=ids, attention_mask=mask).last_hidden_state, mask, pooling)
 
+    plain = Fallback(model, read, config.get_text_config().pad_token_id, device)
+    backend, why = proven(lambda: _packed(model, pooling), plain, config.get_text_config().vocab_size, limit)
     return Encoder(
-        backend=Fallback(model, read, config.get_text_config().pad_token_id, device),
-        kind="fallback",
-        why_fallback=f"{config.model_type} has no packed forward",
+        backend=backend,
+        kind="fallback" if why else "encoder",
+        why_fallback=why,
         tokens=Tokens(tokenizer, limit),
         identity=identity_of(path, pooling),
         dim=config.get_text_config().hidden_size,
         token_budget=token_budget,
     )
+
+
+def _packed(model: Any, pooling: str) -> EncoderBackend:
+    packed = encoder_model(model, first_only=pooling == "cls")
+    return EncoderBackend(packed, lambda states, ends: pool_packed(states, ends, pooling))
+
+
+def pool_packed(states: torch.Tensor, ends: list[int], pooling: str) -> torch.Tensor:
+    """`[n, width]` of packed states `[rows, width]` (for `cls`, of the first tokens already)."""
+    if pooling == "cls":
+        return states
+    stops = torch.tensor(ends, device=states.device)
+    if pooling == "last":
+        return states[stops - 1]
+    counts = torch.diff(stops, prepend=stops.new_zeros(1))
+    which = torch.repeat_interleave(torch.arange(len(ends), device=states.device), counts)
+    summed = states.new_zeros((len(ends), states.shape[1]), dtype=torch.float32)
+    return summed.index_add_(0, which, states.float()) / counts[:, None]
 
 
 def read_pooling(path: Path) -> str:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from services.reward.engine.backend import Distinct
 from services.reward.engine.budget import TokenBudget
-from services.reward.engine.plan import batches_by_length
+from services.reward.engine.plan import Ids, batches_by_length
 
 Read = Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -33,8 +34,10 @@ class Fallback:
         self.pads = pad_id is not None and self._padding_is_harmless()
 
     @torch.inference_mode()
-    def rows(self, sequences: Sequence[Sequence[int]], budget: TokenBudget) -> np.ndarray:
-        """`[n, width]` float32, one row a sequence, in their order."""
+    def rows(self, groups: Sequence[Sequence[Ids]], budget: TokenBudget) -> np.ndarray:
+        """See `Backend`."""
+        distinct = Distinct(groups)
+        sequences = distinct.sequences
         found: dict[int, np.ndarray] = {}
 
         def work(tokens: int) -> None:
@@ -44,9 +47,9 @@ class Fallback:
                     found[i] = row
 
         budget.run(work)
-        return np.stack([found[i] for i in range(len(sequences))])
+        return distinct.spread(found)
 
-    def _batches(self, left: list[int], sequences: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
+    def _batches(self, left: list[int], sequences: Sequence[Ids], tokens: int) -> list[list[int]]:
         batches = [[left[i] for i in b] for b in batches_by_length([len(sequences[i]) for i in left], tokens)]
         if self.pads:
             return batches
@@ -56,7 +59,7 @@ class Fallback:
                 same.setdefault((number, len(sequences[i])), []).append(i)
         return list(same.values())
 
-    def _run(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
+    def _run(self, sequences: Sequence[Ids]) -> np.ndarray:
         width = max(map(len, sequences))
         ids = torch.full((len(sequences), width), self.pad_id, dtype=torch.long)
         mask = torch.zeros((len(sequences), width), dtype=torch.long)

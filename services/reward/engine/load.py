@@ -49,10 +49,13 @@ def read_config(path: Path) -> Any:
         ) from error
 
 
-def open_model(path: Path, auto: Any, *, device: str, dtype: torch.dtype | None) -> Any:
+def open_model(
+    path: Path, auto: Any, *, device: str, dtype: torch.dtype | None, optional: str | None = None
+) -> Any:
     """The model of class `auto` (an AutoModel…) at `path`, in evaluation mode on `device`.
 
-    Every weight the class needs must be in the files: a head left at random would pay miners at random.
+    Every weight the class needs must be in the files, but for those with `optional` in their name: a head left
+    at random would pay miners at random.
     """
     try:
         model, info = auto.from_pretrained(
@@ -67,8 +70,7 @@ def open_model(path: Path, auto: Any, *, device: str, dtype: torch.dtype | None)
         raise ModelError(
             "model_incompatible", f"The model at {path} cannot be loaded: {error}", "Choose another model."
         ) from error
-    # A pooler is left out of many checkpoints on purpose; callers that read it check for themselves.
-    lacking = sorted(name for name in info["missing_keys"] if "pooler" not in name)
+    lacking = sorted(name for name in info["missing_keys"] if optional is None or optional not in name)
     if lacking:
         raise ModelError(
             "model_incompatible",

@@ -6,26 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from services.reward.engine.errors import ModelError
+from services.reward.engine.safetensors import read_tensors
 
 
 def read_head(path: Path, width: int) -> torch.nn.Linear:
     """The head in a safetensors file: one tensor `[1, width]` (or `[width]`), at most one bias `[1]`."""
-    if path.suffix != ".safetensors" or not path.is_file():
-        raise ModelError(
-            "model_missing",
-            f"There is no safetensors value head at {path}.",
-            "Convert the head to safetensors.",
-        )
-    try:
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise ModelError(
-            "model_incompatible", f"The value head at {path} cannot be read: {error}.", "Convert it again."
-        ) from error
+    tensors = read_tensors(path)
     weights = [t for t in tensors.values() if t.numel() == width]
     biases = [t for t in tensors.values() if t.numel() == 1]
     if len(weights) != 1 or len(biases) > 1 or len(tensors) != len(weights) + len(biases):

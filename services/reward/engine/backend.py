@@ -1,0 +1,156 @@
+"""What runs a model: token sequences in, one row of numbers for each out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from services.reward.engine.bert import PackedBert
+from services.reward.engine.budget import TokenBudget
+from services.reward.engine.decoder import KeyValue, PackedDecoder
+from services.reward.engine.plan import Ids, chunks
+
+# A CPU core is saturated by a few hundred tokens a call; more only leave the cache.
+CPU_CHUNK = 768
+
+
+class Backend(Protocol):
+    """Scores groups of token sequences; those of one group are likely to start alike."""
+
+    def rows(self, groups: Sequence[Sequence[Ids]], budget: TokenBudget) -> np.ndarray:
+        """`[n, width]` float32, one row a sequence, in the order of the groups and within them."""
+        ...
+
+
+class Distinct:
+    """The distinct sequences among many, so that each is computed once."""
+
+    def __init__(self, groups: Iterable[Iterable[Ids]]) -> None:
+        self.sequences: list[tuple[int, ...]] = []
+        self.groups: list[list[int]] = []
+        self.index: list[int] = []
+        known: dict[tuple[int, ...], int] = {}
+        for group in groups:
+            fresh: list[int] = []
+            for ids in group:
+                key = tuple(ids)
+                number = known.get(key)
+                if number is None:
+                    number = known[key] = len(self.sequences)
+                    self.sequences.append(key)
+                    fresh.append(number)
+                self.index.append(number)
+            if fresh:
+                self.groups.append(fresh)
+
+    def spread(self, found: dict[int, np.ndarray]) -> np.ndarray:
+        """The rows of all sequences, in their original order."""
+        return np.stack([found[number] for number in self.index])
+
+
+def _chunk_of(tokens: int, device: torch.device) -> int:
+    return min(tokens, CPU_CHUNK) if device.type == "cpu" else tokens
+
+
+class DecoderBackend:
+    """A packed decoder. `read_at` says where in a sequence its score is read; what follows is not computed."""
+
+    def __init__(self, model: PackedDecoder, read_at: Callable[[Ids], int]) -> None:
+        self.model = model
+        self.read_at = read_at
+
+    def rows(self, groups: Sequence[Sequence[Ids]], budget: TokenBudget) -> np.ndarray:
+        """See `Backend`."""
+        distinct = Distinct([ids[: self.read_at(ids) + 1] for ids in group] for group in groups)
+        device = self.model.decoder.embedding.device
+        found: dict[int, np.ndarray] = {}
+
+        def work(tokens: int) -> None:
+            left = [[(i, distinct.sequences[i]) for i in g if i not in found] for g in distinct.groups]
+            carried: list[KeyValue] | None = None
+            waiting: list[tuple[list[int], torch.Tensor]] = []
+            for chunk in chunks([group for group in left if group], _chunk_of(tokens, device)):
+                scores, carried = self.model.forward(chunk, carried)
+                waiting.append((chunk.which, scores))
+                # Results are fetched late: a copy from the device would wait for it.
+                if device.type == "cpu" or len(waiting) > 8:
+                    _collect(waiting, found)
+            _collect(waiting, found)
+
+        budget.run(work)
+        return distinct.spread(found)
+
+
+class EncoderBackend:
+    """A packed encoder; `read` turns hidden states and the texts' ends into one row a text."""
+
+    def __init__(self, model: PackedBert, read: Callable[[torch.Tensor, list[int]], torch.Tensor]) -> None:
+        self.model = model
+        self.read = read
+
+    def rows(self, groups: Sequence[Sequence[Ids]], budget: TokenBudget) -> np.ndarray:
+        """See `Backend`."""
+        distinct = Distinct(groups)
+        found: dict[int, np.ndarray] = {}
+        device = self.model.bert.words.device
+
+        def work(tokens: int) -> None:
+            left = [i for i in range(len(distinct.sequences)) if i not in found]
+            left.sort(key=lambda i: -len(distinct.sequences[i]))
+            waiting: list[tuple[list[int], torch.Tensor]] = []
+            for batch in _packed(left, distinct.sequences, _chunk_of(tokens, device)):
+                waiting.append((batch, self._run([distinct.sequences[i] for i in batch])))
+                if device.type == "cpu" or len(waiting) > 8:
+                    _collect(waiting, found)
+            _collect(waiting, found)
+
+        budget.run(work)
+        return distinct.spread(found)
+
+    @torch.inference_mode()
+    def _run(self, texts: list[tuple[int, ...]]) -> torch.Tensor:
+        return self.read(self.model.forward(texts), np.cumsum([len(t) for t in texts]).tolist())
+
+
+def _packed(left: list[int], sequences: Sequence[Ids], tokens: int) -> Iterator[list[int]]:
+    batch: list[int] = []
+    size = 0
+    for i in left:
+        if batch and size + len(sequences[i]) > tokens:
+            yield batch
+            batch, size = [], 0
+        batch.append(i)
+        size += len(sequences[i])
+    if batch:
+        yield batch
+
+
+def _collect(waiting: list[tuple[list[int], torch.Tensor]], found: dict[int, Any]) -> None:
+    for which, rows in waiting:
+        for i, row in zip(which, rows.float().cpu().numpy(), strict=True):
+            found[i] = row
+    waiting.clear()
+
+
+def last_real(pad: int | None) -> Callable[[Ids], int]:
+    """Where transformers' sequence classifiers read: the last token that is not padding, wherever it came from."""
+
+    def at(ids: Ids) -> int:
+        for i in range(len(ids) - 1, -1, -1):
+            if ids[i] != pad:
+                return i
+        return 0
+
+    return at if pad is not None else lambda ids: len(ids) - 1
+
+
+def before_first(eos: int | None) -> Callable[[Ids], int]:
+    """Where the original read its value: the token before the first end-of-text, else the last."""
+
+    def at(ids: Ids) -> int:
+        return max(0, ids.index(eos) - 1) if eos is not None and eos in ids else len(ids) - 1
+
+    return at

@@ -1,0 +1,102 @@
+"""Choosing how a model runs: packed where the engine knows its architecture and gets its numbers, else fallback."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from services.reward.engine.attention_cpu import CpuAttention
+from services.reward.engine.attention_gpu import GpuAttention, GpuDisentangledAttention, GpuFullAttention
+from services.reward.engine.backend import Backend, DecoderBackend, EncoderBackend
+from services.reward.engine.bert import Bert, CpuFullAttention, FullAttention, PackedBert, bert_of
+from services.reward.engine.budget import TokenBudget
+from services.reward.engine.deberta import CpuDisentangledAttention, deberta_of
+from services.reward.engine.decoder import PackedDecoder
+from services.reward.engine.fallback import Fallback
+from services.reward.engine.families import Unsupported, decoder_of
+from services.reward.engine.plan import Ids
+
+# How far a packed forward may be from transformers' before it is not used: (absolute, relative) by type.
+# fp32 is far tighter in practice (1e-6); half types differ between any two kernels.
+TOLERANCES = {torch.float32: (1e-4, 1e-4), torch.float16: (3e-2, 3e-2), torch.bfloat16: (1e-1, 1e-1)}
+
+
+def decoder_backend(
+    body: Any, head: torch.nn.Module, read_at: Callable[[Ids], int], max_tokens: int
+) -> DecoderBackend:
+    """A packed decoder; raises `Unsupported`."""
+    decoder = decoder_of(body, head, max_tokens)
+    on_cpu = decoder.embedding.device.type == "cpu"
+    attention = (CpuAttention if on_cpu else GpuAttention)(decoder.shape)
+    return DecoderBackend(PackedDecoder(decoder, attention), read_at)
+
+
+def encoder_model(body: Any, *, first_only: bool) -> PackedBert:
+    """A packed BERT, RoBERTa or DeBERTa; raises `Unsupported`."""
+    on_cpu = body.device.type == "cpu"
+    bert: Bert
+    attention: FullAttention
+    if body.config.model_type == "deberta-v2":
+        bert, relative = deberta_of(body, first_only=first_only)
+        attention = CpuDisentangledAttention(relative) if on_cpu else GpuDisentangledAttention(relative)
+    else:
+        bert = bert_of(body, first_only=first_only)
+        attention = CpuFullAttention() if on_cpu else GpuFullAttention()
+    return PackedBert(bert, attention, first_only=first_only)
+
+
+def proven(
+    make: Callable[[], Backend], plain: Fallback, vocabulary: int, max_tokens: int
+) -> tuple[Backend, str | None]:
+    """`make()` if it agrees with transformers on a few probes, else `plain` and the reason."""
+    try:
+        packed = make()
+    except Unsupported as error:
+        return plain, str(error)
+    probes = probe_groups(vocabulary, max_tokens)
+    wanted = np.concatenate([plain.rows([[ids]], TokenBudget(1 << 20)) for group in probes for ids in group])
+    found = packed.rows(probes, TokenBudget(1 << 20))
+    absolute, relative = TOLERANCES.get(plain.model.dtype, (1e-4, 1e-4))
+    worst = float(np.abs(found - wanted).max())
+    if not worst <= absolute + relative * float(np.abs(wanted).max()):
+        return plain, f"the packed forward of this model differs from transformers' by {worst:.2g}"
+    return packed, None
+
+
+def probe_groups(vocabulary: int, max_tokens: int) -> list[list[list[int]]]:
+    """A few token sequences that take every path: shared and unshared, short, and longer than a block."""
+    draw = np.random.default_rng(7)
+
+    def some(n: int) -> list[int]:
+        return draw.integers(0, vocabulary, n).tolist()
+
+    prefix = some(24)
+    groups = [[prefix + some(3), prefix + some(30), prefix + some(1)], [some(1)], [some(150)]]
+    return [[ids[:max_tokens] for ids in group] for group in groups]
+
+
+def classifier_parts(model: Any) -> tuple[Any, Callable[[torch.Tensor], torch.Tensor]]:
+    """The body of a transformers sequence classifier, and its head from the states `[n, hidden]` that are read."""
+    kind = model.config.model_type
+    if kind == "bert":
+        # BERT's pooler belongs to its body.
+        return model.bert, lambda x: model.classifier(model.bert.pooler(x[:, None]))
+    if kind == "deberta-v2":
+        return model.deberta, lambda x: model.classifier(model.pooler(x[:, None]))
+    if kind in {"roberta", "xlm-roberta", "camembert"}:
+        return model.roberta, lambda x: model.classifier(x[:, None])
+    if hasattr(model, "score"):
+        return getattr(model, model.base_model_prefix, None) or model.model, model.score
+    raise Unsupported(f"{kind} has no packed forward")
+
+
+def packed_classifier(model: Any, pad: int | None, max_tokens: int, read_at: Callable[[Ids], int]) -> Backend:
+    """The packed form of a transformers sequence classifier; raises `Unsupported`."""
+    body, head = classifier_parts(model)
+    if isinstance(head, torch.nn.Module):
+        return decoder_backend(body, head, read_at, max_tokens)
+    packed = encoder_model(body, first_only=True)
+    return EncoderBackend(packed, lambda states, _: head(states))

@@ -1,0 +1,174 @@
+"""The packed forward of decoders: what a family's blocks compute, written once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch.nn import functional
+
+from services.reward.engine.linear import Linear
+from services.reward.engine.plan import Chunk
+
+Norm = Any
+KeyValue = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of the attention: query heads, key/value heads, their width, and how much of it is rotated."""
+
+    heads: int
+    kv_heads: int
+    width: int
+    rotary: int
+
+    @property
+    def q(self) -> int:
+        """Columns of the queries."""
+        return self.heads * self.width
+
+    @property
+    def kv(self) -> int:
+        """Columns of the keys, and of the values."""
+        return self.kv_heads * self.width
+
+
+@dataclass(frozen=True)
+class Block:
+    """One layer. Rotated dimensions are interleaved pairs; `scale` of the attention is in the query weights,
+    or in `qk_norm` (`[heads + kv_heads, width]`) where there is one."""
+
+    before_attention: Norm
+    before_mlp: Norm | None  # None: the MLP reads what the attention reads (GPT-J)
+    qkv: Linear | None  # all but the last layer
+    q: Linear | None  # the last layer: queries only where they are read
+    kv: Linear | None
+    q_norm: Norm | None
+    k_norm: Norm | None
+    out: Linear
+    gate: Linear | None  # with `up`: a gated MLP
+    up: Linear
+    down: Linear
+    activation: str
+    parallel: bool  # attention and MLP side by side (GPT-NeoX, GPT-J)
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """The weights of a decoder and its head. `rotation` is `[positions, rotary/2]` complex64."""
+
+    embedding: torch.Tensor
+    blocks: Sequence[Block]
+    final: Norm
+    head: torch.nn.Module
+    shape: Shape
+    rotation: torch.Tensor
+
+
+class Attention(Protocol):
+    """Attention of one chunk, over its own keys and those of a prefix kept from an earlier chunk."""
+
+    def begin(self, chunk: Chunk, carried: list[KeyValue] | None) -> None:
+        """Prepare for the layers of `chunk`; `carried` holds the open prefix's keys and values by layer."""
+        ...
+
+    def __call__(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, read: bool
+    ) -> torch.Tensor:
+        """`[queries, heads*width]` for q `[queries, heads, width]`; `read`: one query a sequence, its last."""
+        ...
+
+    def end(self) -> list[KeyValue] | None:
+        """The keys and values by layer of the prefix that the next chunk goes on with, if any."""
+        ...
+
+
+class PackedDecoder:
+    """Runs chunks through a decoder: no padding, prompts once, the last layer only where it is read."""
+
+    def __init__(self, decoder: Decoder, attention: Attention) -> None:
+        self.decoder = decoder
+        self.attention = attention
+
+    @torch.inference_mode()
+    def forward(
+        self, chunk: Chunk, carried: list[KeyValue] | None
+    ) -> tuple[torch.Tensor, list[KeyValue] | None]:
+        """The head's output `[sequences, labels]` of a chunk, and what its open prefix leaves for the next."""
+        model = self.decoder
+        device = model.embedding.device
+        ids = torch.tensor(chunk.ids, device=device)
+        positions = torch.tensor(chunk.positions, device=device)
+        read = torch.tensor(chunk.read, device=device, dtype=torch.long)
+        rotation = model.rotation[positions].unsqueeze(1)
+        x = functional.embedding(ids, model.embedding)
+        self.attention.begin(chunk, carried)
+        for number, block in enumerate(model.blocks[:-1]):
+            x = self._block(number, block, x, rotation)
+        x = self._last(model.blocks[-1], x, rotation, read)
+        kept = self.attention.end()
+        if not len(chunk.read):
+            return x.new_zeros((0, 1)), kept
+        return model.head(model.final(x)), kept
+
+    def _block(self, number: int, block: Block, x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
+        shape = self.decoder.shape
+        assert block.qkv is not None
+        h = block.before_attention(x)
+        qkv = block.qkv(h)
+        qk = qkv[:, : shape.q + shape.kv].view(len(x), shape.heads + shape.kv_heads, shape.width)
+        v = qkv[:, shape.q + shape.kv :].view(len(x), shape.kv_heads, shape.width)
+        if block.q_norm is not None and block.k_norm is not None:
+            q, k = block.q_norm(qk[:, : shape.heads]), block.k_norm(qk[:, shape.heads :])
+            q, k = rotate(q, rotation, shape.rotary), rotate(k, rotation, shape.rotary)
+        else:
+            qk = rotate(qk, rotation, shape.rotary)
+            q, k = qk[:, : shape.heads], qk[:, shape.heads :]
+        return mix(block, x, h, self.attention(number, q, k, v, read=False))
+
+    def _last(
+        self, block: Block, x: torch.Tensor, rotation: torch.Tensor, read: torch.Tensor
+    ) -> torch.Tensor:
+        shape = self.decoder.shape
+        assert block.q is not None
+        assert block.kv is not None
+        number = len(self.decoder.blocks) - 1
+        h = block.before_attention(x)
+        kv = block.kv(h)
+        k = kv[:, : shape.kv].view(len(x), shape.kv_heads, shape.width)
+        v = kv[:, shape.kv :].view(len(x), shape.kv_heads, shape.width)
+        x, h = x[read], h[read]
+        q = block.q(h).view(len(read), shape.heads, shape.width)
+        if block.q_norm is not None and block.k_norm is not None:
+            q, k = block.q_norm(q), block.k_norm(k)
+        q, k = rotate(q, rotation[read], shape.rotary), rotate(k, rotation, shape.rotary)
+        return mix(block, x, h, self.attention(number, q, k, v, read=True))
+
+
+def rotate(x: torch.Tensor, rotation: torch.Tensor, width: int) -> torch.Tensor:
+    """Rotary positions, in place where the type allows: the first `width` of `x [n, heads, …]` as complex pairs."""
+    if x.dtype == torch.float32:
+        torch.view_as_complex(x[..., :width].unflatten(-1, (-1, 2))).mul_(rotation)
+        return x
+    turned = torch.view_as_complex(x[..., :width].float().unflatten(-1, (-1, 2))) * rotation
+    flat = torch.view_as_real(turned).flatten(-2).to(x.dtype)
+    return flat if width == x.shape[-1] else torch.cat((flat, x[..., width:]), -1)
+
+
+def mix(block: Block, x: torch.Tensor, h: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+    """What a layer does after attention: x `[n, hidden]`, h the normed x, attended `[n, heads*width]`."""
+    if not block.parallel:
+        x = block.out.plus(attended, x)
+        return mlp(block, block.before_mlp(x) if block.before_mlp else x, x)
+    h = h if block.before_mlp is None else block.before_mlp(x)
+    return mlp(block, h, block.out.plus(attended, x))
+
+
+def mlp(block: Block, h: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """`x + MLP(h)`."""
+    if block.gate is None:
+        return block.down.plus(block.up(h, block.activation), x)
+    return block.down.plus(block.up.times(h, block.gate(h, block.activation)), x)
