@@ -75,18 +75,28 @@ class RewardRequest(Contract):
     messages: Messages
     completions: tuple[str, ...] = Field(min_length=1, max_length=4096)
     kind: Literal["question", "answer", "inference", "forward"] = "answer"
-    difference: bool = Field(False, description="score what the completion adds to the prompt")
+    difference: bool = Field(default=False, description="score what the completion adds to the prompt")
+    deadline_s: float | None = Field(
+        default=None, gt=0, le=600, description="work is dropped when the answer would come later than this"
+    )
 
 
 class RewardResponse(Contract):
-    """Aligned with the completions. ``raw`` and ``normalised`` per function, ``masks`` per mask in [0, 1]."""
+    """Aligned with the completions. ``raw`` and ``normalised`` per function, ``masks`` per mask in [0, 1].
+
+    All of it is finite. The event records ``raw`` under the functions' names, ``masks`` under ``mask:<name>``
+    and ``extra`` under its own names.
+    """
 
     rewards: tuple[float, ...]
     raw: dict[str, tuple[float, ...]]
     normalised: dict[str, tuple[float, ...]]
     masks: dict[str, tuple[float, ...]]
     stack_version: str
-    stats_version: int
+    stats_version: int = Field(description="events behind the running statistics; 0: none are used")
+    extra: dict[str, tuple[float, ...]] = Field(
+        default={}, description="more to record and never to count: what a shadow stack says"
+    )
 
 
 class FilterRequest(Contract):
@@ -200,6 +210,95 @@ class ForwardResponse(Contract):
     block: int
     timings: Timings
     degraded: tuple[str, ...] = ()
+
+
+class NeuronRow(Contract):
+    """One uid of the metagraph. Stake in TAO."""
+
+    uid: int
+    hotkey: str
+    coldkey: str
+    ip: str
+    port: int
+    stake: float
+    permit: bool
+    validator: bool = Field(description="permit and stake over the limit: never asked, scored 0")
+    available: bool = Field(description="whether it can be asked")
+    last_update: int
+    registered_at: int
+
+
+class MetagraphResponse(Contract):
+    """The metagraph snapshot in use."""
+
+    netuid: int
+    block: int
+    time_ms: int
+    size: int
+    hotkey: str = Field(description="our own")
+    vpermit_tao_limit: float
+    neurons: tuple[NeuronRow, ...]
+
+
+class MinerRow(Contract):
+    """How one miner did since this process started."""
+
+    uid: int
+    hotkey: str
+    available: bool
+    asked: int
+    succeeded: int
+    last_status: str | None
+    latency_s: float | None = Field(description="moving average over its successes")
+
+
+class MinersResponse(Contract):
+    """Every uid, in order, as this querier has met it."""
+
+    block: int
+    available: int
+    miners: tuple[MinerRow, ...]
+
+
+class HistoryRow(Contract):
+    """One forward event, aligned with ``uids``. Texts are given to operators only."""
+
+    event_id: str
+    stream_id: str
+    time_ms: int
+    block: int
+    kind: str
+    flags: tuple[str, ...]
+    uids: tuple[int, ...]
+    hotkeys: tuple[str, ...] = Field(description="empty where a hotkey is not known any more")
+    statuses: tuple[str, ...]
+    latencies_s: tuple[float, ...]
+    rewards: tuple[float | None, ...]
+    gating: tuple[float | None, ...]
+    best: int = Field(description="index into uids, -1 for none")
+    head_version: int
+    stack_version: str
+    stats_version: int
+    degraded: tuple[str, ...]
+    available: int
+    messages: tuple[ChatMessage, ...] | None = None
+    completions: tuple[str, ...] | None = None
+
+
+class HistoryResponse(Contract):
+    """The newest forwards, newest first."""
+
+    events: tuple[HistoryRow, ...]
+    last_id: str
+    waiting: int = Field(description="events on this querier's disk that Redis does not have yet")
+
+
+class TrainingResponse(Contract):
+    """The training loop, as this instance sees it."""
+
+    leading: bool = Field(description="whether this instance trains")
+    leader: str | None
+    steps: int = Field(description="steps done by this instance")
 
 
 # weights

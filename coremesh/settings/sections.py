@@ -36,8 +36,17 @@ class ChainSettings(Section):
 
     network: str = Field("ws://127.0.0.1:9944", description="finney, test, or a ws:// address of a node")
     netuid: int = Field(1, ge=0, le=65535, description="the subnet")
+    fallbacks: tuple[str, ...] = Field(
+        (), description="JSON list of ws:// addresses to try next; empty: the network's public ones"
+    )
     timeout_s: float = Field(20.0, gt=0, le=600, description="seconds that one chain call may take")
+    submit_timeout_s: float = Field(
+        90.0, gt=0, le=600, description="seconds that weights may take to be included"
+    )
     sync_blocks: int = Field(100, ge=1, description="blocks between metagraph syncs")
+    sync_s: float = Field(
+        300.0, gt=0, description="seconds between metagraph syncs, where they come before sync_blocks"
+    )
     vpermit_tao_limit: float = Field(
         1024.0, ge=0, description="stake (TAO) above which a permit makes a validator"
     )
@@ -119,9 +128,24 @@ class RewardSettings(Section):
 
     stack: Path | None = Field(None, description="TOML file of the reward stack; none: relevance and masks")
     shadow: Path | None = Field(None, description="TOML file of a second stack, scored and never counted")
+    shadow_share: float = Field(
+        0.1, ge=0, le=1, description="share of training events that the shadow stack scores"
+    )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="precision of the models' weights"
+    )
     threads: int = Field(1, ge=1, le=256, description="CPU threads of the models")
+    step_tokens: int = Field(
+        0, ge=0, le=1_000_000, description="tokens in one step of the engine; 0: what the device likes"
+    )
     queue: int = Field(256, ge=1, le=100_000, description="requests that may wait for the engine")
+    queue_bytes: int = Field(
+        64 * 1024 * 1024, ge=1024, description="bytes of text in waiting requests; beyond: 429"
+    )
+    stuck_s: float = Field(
+        300.0, gt=0, le=3600, description="seconds that one step may take before the process ends"
+    )
     max_completions: int = Field(512, ge=1, le=4096, description="completions in one request")
     max_text_bytes: int = Field(256 * 1024, ge=1024, description="bytes of one text")
     nsfw_filter: bool = Field(
@@ -162,6 +186,19 @@ class QuerierSettings(Section):
     operator_token: SecretStr = Field(
         SecretStr(""), description="token for /forward; empty: loopback callers only"
     )
+    allow_open: bool = Field(
+        False, description="serve others without keys: only where something in front keeps strangers out"
+    )
+    gating_timeout_s: float = Field(1.0, gt=0, le=60, description="seconds that choosing miners may take")
+    reward_timeout_s: float = Field(
+        4.0, gt=0, le=600, description="seconds that scoring may take while a user waits"
+    )
+    grace_s: float = Field(
+        0.15, ge=0, le=60, description="seconds given to further miners once wait_for have answered"
+    )
+    max_metagraph_age_s: float = Field(
+        3600.0, gt=0, description="age of the metagraph beyond which the service is not ready"
+    )
 
 
 class TrainerSettings(Section):
@@ -185,6 +222,11 @@ class TrainerSettings(Section):
     pause_s: float = Field(0.0, ge=0, le=3600, description="seconds between steps")
     in_flight: int = Field(2, ge=1, le=64, description="forwards running at once")
     train_network: bool = Field(False, description="send rewards back to the miners")
+    reward_timeout_s: float = Field(60.0, gt=0, le=600, description="seconds that scoring a step may take")
+    lease_s: float = Field(6.0, ge=1, le=300, description="seconds until another instance takes over")
+    max_question_chars: int = Field(
+        1000, ge=20, le=100_000, description="characters kept of a question that a miner made up"
+    )
     base_prompt: str = Field(
         "", description="system message before a training question; empty: the bundled one"
     )
@@ -201,7 +243,7 @@ class WeightsSettings(Section):
         "softmax_ema", description="how rewards become scores"
     )
     alpha: float = Field(0.99, ge=0, lt=1, description="share of the old score kept by an event")
-    temperature: float = Field(1.0, gt=0, le=100, description="divides rewards before the softmax")
+    temperature: float = Field(1.0, ge=0.001, le=100, description="divides rewards before the softmax")
     no_history: Literal["uniform", "skip"] = Field("uniform", description="weights while nothing was scored")
     epoch_length_override: int = Field(
         -1, ge=-1, description="blocks between submissions; -1: the subnet's tempo"
@@ -215,7 +257,19 @@ class WeightsSettings(Section):
         2.0, gt=0, le=2, description="largest L1 distance between two vectors, else it is held"
     )
     max_metagraph_age_blocks: int = Field(1000, ge=1, description="oldest metagraph to submit with")
+    max_event_age_s: float = Field(
+        0.0, ge=0, description="oldest newest scored event to submit with; 0: any age"
+    )
+    version_key: int = Field(
+        -1, ge=-1, description="version key sent with weights; -1: the one that the subnet asks for"
+    )
     keep_events: int = Field(100_000, ge=1, description="events kept in Redis")
+    trim_folds: tuple[str, ...] = Field(
+        ("scores", "gating:head"),
+        min_length=1,
+        description="JSON list of folds that events are kept for, whatever their number",
+    )
+    trim_s: float = Field(30.0, gt=0, le=3600, description="seconds between trims of the history")
     interval_s: float = Field(1.0, gt=0, le=60, description="seconds between looks at the chain's block")
 
     @property

@@ -1,0 +1,172 @@
+"""The HTTP surface of the reward service."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import structlog
+import torch
+from fastapi import Depends, FastAPI, Request
+
+from coremesh.contracts import (
+    FilterRequest,
+    FilterResponse,
+    RewardRequest,
+    RewardResponse,
+    StackResponse,
+)
+from coremesh.errors import CoremeshError
+from coremesh.history.redis import RedisHistory
+from coremesh.service.app import Health
+from coremesh.service.app import create_app as create_base_app
+from coremesh.service.auth import refuse_open_bind, require_token
+from coremesh.service.loops import Loops
+from coremesh.settings import (
+    ChainSettings,
+    HttpSettings,
+    MeshSettings,
+    RedisSettings,
+    RewardSettings,
+    Settings,
+)
+from services.reward import metrics
+from services.reward.build import Built, build
+from services.reward.config import read_config
+from services.reward.learning import Learning
+from services.reward.models import Models, choose_device, is_fatal
+from services.reward.scheduler import Scheduler
+from services.reward.service import RewardService
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+STEP_TOKENS_CPU = 512
+"""A CPU is busy with so few tokens already, and an interactive request waits for one step at most."""
+
+
+OPEN_REMEDY = "Set COREMESH_MESH_TOKEN, or listen on 127.0.0.1."
+
+
+class Gone(CoremeshError):
+    """The caller has closed the connection; nobody reads this."""
+
+    code = "caller_gone"
+    status = 499
+
+
+def create_app(settings: Settings, loops: Loops, health: Health) -> FastAPI:
+    """The reward service with its models loaded. Raises BadSetting and BadModel, each naming what is wrong."""
+    reward = settings[RewardSettings]
+    token = settings[MeshSettings].token.get_secret_value()
+    refuse_open_bind(
+        settings[HttpSettings].host, bool(token), remedy="Set COREMESH_MESH_TOKEN, or listen on 127.0.0.1."
+    )
+    torch.set_num_threads(reward.threads)
+    if reward.threads == 1:
+        # Tokenizers would otherwise start a thread for every core.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    config = read_config(reward.stack)
+    models = Models(choose_device(reward.device), getattr(torch, reward.dtype))
+    built = build(config, models, safety=reward.nsfw_filter)
+    log.info("reward stack loaded", stack=config.name, version=built.stack.version, device=models.device)
+    scheduler = Scheduler(
+        step_tokens=reward.step_tokens
+        or (STEP_TOKENS_CPU if models.device == "cpu" else models.token_budget),
+        queue=reward.queue,
+        queue_bytes=reward.queue_bytes,
+        is_fatal=is_fatal,
+        stuck_after=timedelta(seconds=reward.stuck_s),
+    )
+    rewards = RewardService(
+        built, scheduler, max_completions=reward.max_completions, max_text_bytes=reward.max_text_bytes
+    )
+    health.checks["models"] = scheduler.problem
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            scheduler.start()
+            stack.callback(scheduler.close)
+            loops.start("reward-compute", scheduler.watch())
+            loops.start("reward-models", _report_halvings(models))
+            if built.stack.learns:
+                await _learn(settings, built, rewards, loops, stack)
+            yield
+
+    app = create_base_app(
+        "coremesh reward",
+        description="Scores completions: weighted reward functions times masks.",
+        lifespan=lifespan,
+        health=health,
+    )
+    _add_routes(app, rewards, token)
+    return app
+
+
+def _add_routes(app: FastAPI, rewards: RewardService, token: str) -> None:
+    secured = [Depends(require_token(token))]
+
+    @app.post("/reward", tags=["reward"], summary="Score the completions of a prompt", dependencies=secured)
+    async def reward(body: RewardRequest, request: Request) -> RewardResponse:
+        return await while_connected(request, rewards.reward(body))
+
+    @app.post("/filter", tags=["reward"], summary="Judge texts for safety", dependencies=secured)
+    async def filter_(body: FilterRequest, request: Request) -> FilterResponse:
+        return await while_connected(request, rewards.filter(body))
+
+    @app.get("/stack", tags=["reward"], summary="The stack in force", dependencies=secured)
+    async def stack() -> StackResponse:
+        return rewards.describe()
+
+    _ = (reward, filter_, stack)
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of ``work``, which is cancelled when the caller closes the connection first."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_left(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise Gone("the caller has gone")
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _report_halvings(models: Models) -> None:
+    while True:
+        for name, times in models.halvings().items():
+            metrics.OOM_HALVINGS.labels(name).set(times)
+        await asyncio.sleep(1.0)
+
+
+async def _learn(
+    settings: Settings,
+    built: Built,
+    rewards: RewardService,
+    loops: Loops,
+    stack: AsyncExitStack,
+) -> None:
+    redis = settings[RedisSettings]
+    history = RedisHistory(
+        redis.url, settings[ChainSettings].netuid, timeout=timedelta(seconds=redis.timeout_s)
+    )
+    stack.push_async_callback(history.close)
+    learning = Learning(history, built.stack, rewards, holder=f"{socket.gethostname()}:{os.getpid()}")
+    loops.start("reward-fold", learning.lead())
+    loops.start("reward-follow", learning.follow())

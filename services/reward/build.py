@@ -1,0 +1,136 @@
+"""From a configuration to a stack with its models loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from services.reward import metrics
+from services.reward.batch import Function, Mask
+from services.reward.config import (
+    AnyFunction,
+    AnyMask,
+    BlacklistPart,
+    DiversityPart,
+    JudgePart,
+    LengthPart,
+    RelevanceMaskPart,
+    RelevancePart,
+    SafetyPart,
+    StackConfig,
+    TaskValidatorPart,
+    ValueHeadPart,
+    key_of,
+)
+from services.reward.endpoint import Endpoint
+from services.reward.functions.classifier import SequenceClassifier
+from services.reward.functions.judge import Judge
+from services.reward.functions.relevance import Relevance
+from services.reward.masks.blacklist import Blacklist
+from services.reward.masks.diversity import Diversity
+from services.reward.masks.length import Length
+from services.reward.masks.relevance import RelevanceThreshold
+from services.reward.masks.safety import Safety
+from services.reward.masks.siblings import Siblings
+from services.reward.masks.task_validator import TaskValidator
+from services.reward.models import ClassifierOps, Models, SafetyOp
+from services.reward.stack import Stack, Weighted
+from services.reward.template import Form
+
+RULES = 1
+"""Raise it when the code of a function or mask changes what it gives: rewards then are of another version."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A stack, and the safety filter when one is configured."""
+
+    stack: Stack
+    safety: Safety | None
+
+
+def build(config: StackConfig, models: Models, *, safety: bool = True) -> Built:
+    """Load the models and wire the parts. ``safety`` false leaves a configured filter out. Raises BadModel."""
+    identities: dict[str, str] = {}
+    functions: dict[str, Weighted] = {}
+    for part in config.function:
+        name = part.name or part.type
+        function, identity = _function(name, part, models)
+        functions[name] = Weighted(function, part.weight, part.normalise)
+        if identity:
+            identities[name] = identity
+    masks: dict[str, Mask] = {}
+    for part in config.mask:
+        masks[part.type], identity = _mask(part, models)
+        if identity:
+            identities[f"mask:{part.type}"] = identity
+    filter_ = None
+    if safety and config.safety is not None:
+        filter_, identities["mask:safety"] = _safety(config.safety, models)
+        if config.safety.mask:
+            masks["safety"] = filter_
+    version = version_of(config, identities, safety=filter_ is not None)
+    return Built(
+        Stack(version=version, functions=functions, masks=masks, models=identities, timed=_timed), filter_
+    )
+
+
+def version_of(config: StackConfig, identities: dict[str, str], *, safety: bool) -> str:
+    """16 hex digits that stand for everything that decides a reward: rules, parameters, files of the models.
+
+    Where the files lie is left out: replicas that mount them elsewhere agree.
+    """
+    plain: dict[str, Any] = config.model_dump(mode="json", exclude={"name"})
+    for part in [*plain["function"], *plain["mask"], plain["safety"] or {}]:
+        if part.get("type") != "judge":
+            part.pop("model", None)
+        part.pop("head", None)
+        part.pop("key_variable", None)
+    if not safety:
+        plain["safety"] = None
+    said = json.dumps([RULES, plain, sorted(identities.items())], sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+
+def _function(name: str, part: AnyFunction, models: Models) -> tuple[Function, str]:
+    if isinstance(part, RelevancePart):
+        encoder = models.encoder(part.model)
+        return Relevance(name, encoder), encoder.identity
+    if isinstance(part, JudgePart):
+        endpoint = Endpoint(part.base_url, part.model, key=key_of(part), timeout_s=part.timeout_s)
+        return Judge(name, endpoint.ask, concurrent=part.concurrent, max_chars=part.max_chars), ""
+    if isinstance(part, ValueHeadPart):
+        model = models.value_head(part.model, part.head, max_tokens=part.max_tokens)
+    else:
+        model = models.classifier(part.model, label=part.label, max_tokens=part.max_tokens)
+    ops = ClassifierOps(model, Form(model.tokenizer, part.text, part.model), shift=part.shift)
+    return SequenceClassifier(name, ops, difference=part.mode == "difference"), model.identity
+
+
+def _mask(part: AnyMask, models: Models) -> tuple[Mask, str]:
+    if isinstance(part, RelevanceMaskPart):
+        encoder = models.encoder(part.model)
+        return RelevanceThreshold(encoder, threshold=part.threshold), encoder.identity
+    if isinstance(part, DiversityPart):
+        encoder = models.encoder(part.model)
+        return Diversity(encoder, **part.model_dump(exclude={"type", "model"})), encoder.identity
+    values = part.model_dump(exclude={"type"})
+    if isinstance(part, BlacklistPart):
+        return Blacklist(**values), ""
+    if isinstance(part, TaskValidatorPart):
+        return TaskValidator(**values), ""
+    if isinstance(part, LengthPart):
+        return Length(**values), ""
+    return Siblings(**values), ""
+
+
+def _safety(part: SafetyPart, models: Models) -> tuple[Safety, str]:
+    model = models.classifier(part.model, label=part.label, max_tokens=None)
+    return Safety(SafetyOp(model), threshold=part.threshold), model.identity
+
+
+def _timed(part: str) -> AbstractContextManager[object]:
+    return metrics.PART_SECONDS.labels(part).time()

@@ -1,0 +1,1 @@
+"""Masks, one a file."""

@@ -1,0 +1,237 @@
+"""Models from the engine, as ops; each loaded once however many parts of a stack name it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers.utils.logging import disable_progress_bar
+
+from coremesh.errors import BadModel
+from coremesh.modelfiles import resolve_model
+from services.reward.batch import Batch
+from services.reward.engine import (
+    Classifier,
+    Encoder,
+    Group,
+    ModelError,
+    clean,
+    load_classifier,
+    load_encoder,
+    load_value_head,
+)
+from services.reward.template import Form
+from services.reward.work import CHARS_PER_TOKEN, Op
+
+M = TypeVar("M")
+
+disable_progress_bar()
+
+CHARS_READ_PER_TOKEN = 16
+"""Of each text so many characters a token of the model's limit are looked at: more than any prose needs, and
+few enough that megabytes of text cost nothing."""
+
+CPU_TOKENS = 2048
+GPU_TOKENS = 16_384
+"""Tokens a call that saturate a device (NUMBERS.md)."""
+
+
+@dataclass
+class Models:
+    """Loads models for one device and keeps them. Raises BadModel for one that is missing or does not fit."""
+
+    device: str = "cpu"
+    dtype: torch.dtype | None = None
+    loaded: dict[tuple[str, ...], Any] = field(default_factory=dict)
+
+    @property
+    def token_budget(self) -> int:
+        """Tokens in one call of a model."""
+        return CPU_TOKENS if self.device == "cpu" else GPU_TOKENS
+
+    def encoder(self, name: str) -> EncoderOps:
+        """The sentence encoder of that name."""
+        return self._once(("encoder", name), name, lambda path: EncoderOps(load_encoder(path, **self._how())))
+
+    def classifier(self, name: str, *, label: int | str, max_tokens: int | None) -> Classifier:
+        """The sequence classifier of that name."""
+        return self._once(
+            ("classifier", name, str(label), str(max_tokens)),
+            name,
+            lambda path: load_classifier(path, label=label, max_tokens=max_tokens, **self._how()),
+        )
+
+    def value_head(self, name: str, head: Path, *, max_tokens: int | None) -> Classifier:
+        """The causal model of that name with a head from a file."""
+        return self._once(
+            ("value_head", name, str(head), str(max_tokens)),
+            name,
+            lambda path: load_value_head(path, head.expanduser(), max_tokens=max_tokens, **self._how()),
+        )
+
+    def halvings(self) -> dict[str, int]:
+        """Per model, how often memory ran out and its token budget was halved."""
+        return {key[1]: int(model.oom_halvings) for key, model in self.loaded.items()}
+
+    def _how(self) -> dict[str, Any]:
+        return {"device": self.device, "dtype": self.dtype, "token_budget": self.token_budget}
+
+    def _once(self, key: tuple[str, ...], name: str, open_it: Callable[[Path], M]) -> M:
+        if key not in self.loaded:
+            try:
+                self.loaded[key] = open_it(resolve_model(name))
+            except ModelError as error:
+                raise BadModel(error.sentence.rstrip("."), remedy=error.remedy) from error
+        return self.loaded[key]
+
+
+def choose_device(setting: str) -> str:
+    """The device of a setting: ``auto`` is a GPU if there is one. Raises BadModel for one that is not there."""
+    if setting == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=setting)
+    except (RuntimeError, AssertionError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BadModel(
+            f"COREMESH_REWARD_DEVICE: {setting} cannot be used: {first}", remedy="Take auto, cpu or cuda:N."
+        ) from None
+    return setting
+
+
+def is_fatal(error: BaseException) -> bool:
+    """Whether a device is lost for good, so that only a new process helps."""
+    return isinstance(error, torch.AcceleratorError) and not isinstance(error, torch.OutOfMemoryError)
+
+
+def readable(text: str, model: Encoder | Classifier) -> str:
+    """The part of a text that the model can come to read, cleaned of control and special tokens."""
+    most = model.tokens.max_tokens * CHARS_READ_PER_TOKEN
+    left = getattr(model.tokenizer, "truncation_side", "right") == "left"
+    return clean(text[-most:] if left else text[:most], model.tokenizer)
+
+
+def _tokens(chars: int, limit: int) -> int:
+    return 4 + min(chars // CHARS_PER_TOKEN, limit)
+
+
+class EncoderOps:
+    """A sentence encoder as an op."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+        self.identity = encoder.identity
+        self.op: Op[str, NDArray[np.float32]] = self
+        self.name = "encode"
+
+    @property
+    def oom_halvings(self) -> int:
+        """How often memory ran out."""
+        return self.encoder.oom_halvings
+
+    def cost(self, item: str) -> int:
+        """Tokens, about."""
+        return _tokens(len(item), self.encoder.tokens.max_tokens)
+
+    def run(self, items: Sequence[str]) -> list[NDArray[np.float32]]:
+        """Unit vectors float32 [dim]."""
+        return list(self.encoder.encode([readable(text, self.encoder) for text in items]))
+
+
+class ClassifierOps:
+    """A reward model as ops over (batch, index of a completion)."""
+
+    def __init__(self, model: Classifier, form: Form, *, shift: float) -> None:
+        self.model = model
+        self.form = form
+        self.plain: Op[tuple[Batch, int], float] = _Score(self, "classify", 1, self._plain)
+        self.difference: Op[tuple[Batch, int], float] = _Score(
+            self, "classify_difference", 2, self._difference
+        )
+        self._shift = shift
+
+    def _plain(self, groups: list[Group]) -> list[NDArray[np.float32]]:
+        return self.model.score(groups)
+
+    def _difference(self, groups: list[Group]) -> list[NDArray[np.float32]]:
+        return self.model.score_difference(groups, self._shift)
+
+
+class _Score:
+    def __init__(
+        self,
+        ops: ClassifierOps,
+        name: str,
+        passes: int,
+        score: Callable[[list[Group]], list[NDArray[np.float32]]],
+    ) -> None:
+        self.name = name
+        self._ops = ops
+        self._passes = passes
+        self._score = score
+
+    def cost(self, item: tuple[Batch, int]) -> int:
+        """The completion's tokens; its prompt's are shared, and counted for the first completion alone."""
+        batch, i = item
+        limit = self._ops.model.tokens.max_tokens
+        shared = sum(len(turn.content) for turn in batch.turns) if i == 0 else 0
+        return self._passes * _tokens(len(batch.completions[i]) + shared, limit)
+
+    def run(self, items: Sequence[tuple[Batch, int]]) -> list[float]:
+        """Neighbours of one batch go to the engine as one group, so that their prompt is computed once."""
+        runs: list[tuple[Batch, list[int]]] = []
+        for batch, i in items:
+            if not runs or runs[-1][0] is not batch:
+                runs.append((batch, []))
+            runs[-1][1].append(i)
+        model = self._ops.model
+        groups = [
+            self._ops.form.group(
+                [(turn.role, readable(turn.content, model)) for turn in batch.turns],
+                [readable(batch.completions[i], model) for i in indices],
+            )
+            for batch, indices in runs
+        ]
+        return [float(value) for values in self._score(groups) for value in values]
+
+
+class SafetyOp:
+    """A text's probability of being unsafe: the worst of its windows of 512 tokens."""
+
+    WINDOW = 512
+    MOST_CHARS = 256 * 1024
+
+    def __init__(self, model: Classifier) -> None:
+        self.name = "safety"
+        self.model = model
+
+    def cost(self, item: str) -> int:
+        """All of the text is read."""
+        return _tokens(len(item), self.MOST_CHARS)
+
+    def run(self, items: Sequence[str]) -> list[float]:
+        """Probabilities in [0, 1]."""
+        windows: list[list[int]] = []
+        ends: list[int] = []
+        for text in items:
+            windows += self.model.windows(clean(text[: self.MOST_CHARS], self.model.tokenizer), self.WINDOW)
+            ends.append(len(windows))
+        unsafe = probability(self.model.logits(windows), self.model.label)
+        starts = [0, *ends[:-1]]
+        return [float(unsafe[start:end].max()) for start, end in zip(starts, ends, strict=True)]
+
+
+def probability(logits: NDArray[np.float32], label: int) -> NDArray[np.float64]:
+    """The probability [n] of one label: softmax over several, a sigmoid over one. What is no number is 1."""
+    wide = logits.astype(np.float64)
+    if wide.shape[1] == 1:
+        p = 0.5 + 0.5 * np.tanh(wide[:, 0] / 2)
+    else:
+        powers = np.exp(wide - wide.max(axis=1, keepdims=True))
+        p = powers[:, label] / powers.sum(axis=1)
+    return np.nan_to_num(p, nan=1.0)

@@ -1,0 +1,99 @@
+"""The reward: a weighted sum of normalised functions, times masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.reward.batch import Batch, Floats, Function, Mask
+from services.reward.config import Normalise
+from services.reward.statistics import Statistics, normalise
+
+LARGEST = 1e6
+"""No model means more than this; a value beyond it must not ruin statistics or overflow a float32."""
+
+
+AS_IT_IS = Normalise()
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """A function with its weight and its normalisation."""
+
+    function: Function
+    weight: float
+    rule: Normalise = AS_IT_IS
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Everything about one batch; arrays [n], all finite."""
+
+    rewards: Floats
+    raw: dict[str, Floats]
+    normalised: dict[str, Floats]
+    masks: dict[str, Floats]
+    stats_version: int
+
+
+class Stack:
+    """Reward functions and masks. ``version`` is a hash of all that decides a reward but the statistics."""
+
+    def __init__(
+        self,
+        *,
+        version: str,
+        functions: Mapping[str, Weighted],
+        masks: Mapping[str, Mask],
+        models: Mapping[str, str] | None = None,
+        timed: Callable[[str], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
+        self.version = version
+        self.functions = dict(functions)
+        self.masks = dict(masks)
+        self.models = dict(models or {})
+        self._timed = timed
+
+    @property
+    def learns(self) -> bool:
+        """Whether any function is normalised by running statistics."""
+        return any(weighted.rule.by == "running" for weighted in self.functions.values())
+
+    async def score(self, batch: Batch, statistics: Statistics) -> Scored:
+        """Score a batch of n completions; n = 0 gives empty arrays.
+
+        ``reward = (sum of weight * normalised) * (product of masks)``. Masks only lower: a negative sum is left
+        as it is, since a factor below one would lift it. An empty completion has no reward above 0.
+        """
+        n = len(batch)
+        raw: dict[str, Floats] = {}
+        normalised: dict[str, Floats] = {}
+        masks: dict[str, Floats] = {}
+        total = np.zeros(n)
+        for weighted in self.functions.values():
+            key = weighted.function.key(batch)
+            with self._timed(key):
+                values = await weighted.function.raw(batch) if n else np.zeros(0)
+            raw[key] = finite(values, weighted.rule.mean)
+            normalised[key] = normalise(raw[key], weighted.rule, statistics, key)
+            total += weighted.weight * normalised[key]
+        product = np.array([1.0 if completion.strip() else 0.0 for completion in batch.completions])
+        for name, mask in self.masks.items():
+            with self._timed(f"mask:{name}"):
+                values = await mask.values(batch) if n else np.zeros(0)
+            masks[name] = np.clip(np.nan_to_num(values), 0.0, 1.0)
+            product *= masks[name]
+        rewards = np.where(total > 0, total * product, total)
+        return Scored(rewards, raw, normalised, masks, statistics.version)
+
+
+def finite(values: NDArray[np.floating], mean: float) -> Floats:
+    """The values as finite float64. One that is no number counts as the worst of its batch, and at most ``mean``."""
+    wide = np.asarray(values, dtype=np.float64)
+    good = np.isfinite(wide)
+    worst = min([mean, *wide[good].tolist()])
+    return np.clip(np.where(good, wide, worst), -LARGEST, LARGEST)
