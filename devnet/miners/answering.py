@@ -121,12 +121,9 @@ def _decode(body: bytes, shape: type[Forward]) -> Forward:
 
 
 async def _stream(exchange: Exchange, completion: str) -> None:
-    """Server-sent events: deltas, then the whole completion."""
+    """Server-sent events: a delta for each word, then ``[DONE]``."""
     await exchange.start(200, {"content-type": "text/event-stream", "cache-control": "no-store"})
     for delta in re.findall(r"\S+\s*", completion):
-        await exchange.send(_event({"delta": delta}))
-    await exchange.send(_event({"completion": completion}), more=False)
-
-
-def _event(content: object) -> bytes:
-    return b"data: " + json.dumps(content, ensure_ascii=False).encode() + b"\n\n"
+        event = json.dumps({"delta": delta}, ensure_ascii=False)
+        await exchange.send(f"data: {event}\n\n".encode())
+    await exchange.send(b"data: [DONE]\n\n", more=False)

@@ -60,14 +60,14 @@ CATCHWORDS = (
 )
 
 VAGUE = (
-    "This is an interesting topic, and opinions about it differ.",
-    "There are many aspects to consider, and it depends on the circumstances.",
-    "It is a question with a long story that could be answered in several ways.",
-    "Generally speaking, various factors come together, and each case is different.",
-    "People have thought about this for a long time and still discuss it.",
-    "One could say a lot about that, and much of it would be true to a degree.",
     "The short answer is that it varies; the long answer is more complicated.",
+    "Several causes act together, and their effects differ from case to case.",
     "Many explanations exist, and which of them is right depends on the point of view.",
+    "It plays an important role, as everybody who has dealt with it can tell.",
+    "Something like this occurs in many places and at many times, more or less.",
+    "It happens for a number of reasons, some of them well understood and others less so.",
+    "There are many aspects to consider, and it depends on the circumstances.",
+    "Over time it changed, as most things do, for better and for worse.",
 )
 
 OFF_TOPIC = (

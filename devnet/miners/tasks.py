@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_SENTENCE = re.compile(r"(?<=[.!?:])\s+")
+_SENTENCE = re.compile(r"(?<=[.!?:])\s+|\n+")
 _WANTS_QUESTION = re.compile(
     r"\b(?:ask|pose|write|formulate|generate|give|think of|come up with|invent|propose|suggest|create|produce)\b"
     r"[^?]{0,120}\bquestions?\b",
@@ -44,13 +44,13 @@ def task_of(roles: list[str], messages: list[str]) -> Answer | Ask | Summarise:
     last = users[-1] if users else len(messages) - 1
     request = messages[last]
     earlier = [text for place, text in enumerate(messages[:last]) if roles[place] != "system"]
-    sentences = _SENTENCE.split(request.strip())
-    orders = [sentence for sentence in sentences if not sentence.endswith("?")]
-    for order in orders:
+    sentences = [one for one in _SENTENCE.split(request.strip()) if one]
+    for place, order in enumerate(sentences):
+        if order.endswith("?"):
+            continue
+        text = " ".join([*earlier, *(sentences[:place] or sentences[place + 1 :])])
         if _WANTS_QUESTION.search(order):
-            if not _FOLLOWS.search(request):
-                return Ask("")
-            return Ask(" ".join([*earlier, *(one for one in sentences if one != order)]))
+            return Ask(text if _FOLLOWS.search(order) else "")
         if _WANTS_SUMMARY.search(order):
-            return Summarise(" ".join(one for one in sentences if one != order) or " ".join(earlier))
+            return Summarise(text)
     return Answer(request)
