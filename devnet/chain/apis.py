@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from devnet.chain import accounts, neurons, subnet
+from devnet.chain import accounts, epoch, neurons, subnet
 from devnet.chain.hyperparameters import HYPERPARAMETERS, as_entries
 from devnet.chain.options import RAO
 from devnet.chain.state import View
 
 Api = Callable[..., Any]
 _APIS: dict[str, Api] = {}
-# Basket accounting does not exist on the devnet; clients that sum it up get nothing.
-_EMPTY = (
-    "BetaBasketRuntimeApi_get_root_basket_positions",
-    "BetaBasketRuntimeApi_get_root_basket_claim_previews",
-)
+# Root baskets do not exist on the devnet; clients that list or sum them up get nothing.
+_EMPTY = ("BetaBasketRuntimeApi_", "TransactionPaymentApi_query_", "TransactionPaymentCallApi_query_")
 
 
 class UnknownApi(Exception):
@@ -31,7 +28,7 @@ def answer(view: View, name: str, params: bytes) -> bytes:
     shape = codec.apis.get(name)
     if shape is None:
         raise UnknownApi(name)
-    if name.startswith("TransactionPaymentApi_query_") or name in _EMPTY:
+    if name.startswith(_EMPTY):
         return codec.encode(shape["output"], codec.blank(shape["output"]))
     api = _APIS.get(name)
     if api is None:
@@ -69,11 +66,6 @@ def _mechagraph(view: View, netuid: int, mechanism: int) -> dict[str, Any] | Non
     return neurons.metagraph(view, netuid) if mechanism == 0 else None
 
 
-@_api("SubnetInfoRuntimeApi_get_selective_metagraph")
-def _selective_metagraph(view: View, netuid: int, _indexes: list[int]) -> dict[str, Any] | None:
-    return neurons.metagraph(view, netuid)
-
-
 @_api("SubnetInfoRuntimeApi_get_all_metagraphs")
 def _all_metagraphs(view: View) -> list[dict[str, Any] | None]:
     return [neurons.metagraph(view, netuid) for netuid in _netuids(view)]
@@ -91,8 +83,7 @@ def _all_dynamic_info(view: View) -> list[dict[str, Any] | None]:
 
 @_api("SubnetInfoRuntimeApi_get_next_epoch_start_block")
 def _next_epoch(view: View, netuid: int) -> int | None:
-    tempo = view.read("Tempo", netuid)
-    return view.read("LastEpochBlock", netuid) + tempo if tempo and _exists(view, netuid) else None
+    return epoch.due_at(view, netuid) if netuid and _exists(view, netuid) else None
 
 
 @_api("SubnetInfoRuntimeApi_get_subnet_hyperparams_v3")
@@ -211,6 +202,29 @@ def _stake_of(view: View, coldkey: str) -> list[dict[str, Any]]:
 @_api("StakeInfoRuntimeApi_get_stake_info_for_coldkeys")
 def _stake_of_all(view: View, coldkeys: list[str]) -> list[Any]:
     return [(coldkey, _stake_of(view, coldkey)) for coldkey in coldkeys]
+
+
+@_api("StakeInfoRuntimeApi_get_stake_availability_for_coldkeys")
+def _availability(view: View, coldkeys: list[str], netuids: list[int] | None) -> dict[str, Any]:
+    wanted = _netuids(view) if netuids is None else sorted(set(netuids))
+    found: dict[str, Any] = {}
+    for coldkey in coldkeys:
+        held = dict.fromkeys(wanted, 0)
+        for row in _stake_of(view, coldkey):
+            if row["netuid"] in held:
+                held[row["netuid"]] += row["stake"]
+        found[coldkey] = {n: {"total": rao, "locked": 0, "available": rao} for n, rao in held.items()}
+    return found
+
+
+@_api("StakeInfoRuntimeApi_get_coldkey_lock")
+def _coldkey_lock(_view: View, _coldkey: str, _netuid: int) -> None:
+    return None
+
+
+@_api("SubnetRegistrationRuntimeApi_get_network_registration_cost")
+def _network_cost(_view: View) -> int:
+    return 1_000 * RAO
 
 
 @_api("SwapRuntimeApi_current_alpha_price")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from devnet.chain import accounts, calls, dispatch, epoch, metadata, shield
+from devnet.chain import accounts, calls, dispatch, epoch, metadata, shield, validity
 from devnet.chain.blocks import Block, Blocks, digest
 from devnet.chain.codec import Codec
 from devnet.chain.drand import PAST_SLOT_MS, Beacon
@@ -19,10 +19,10 @@ from devnet.chain.hyperparameters import set_hyperparameter
 from devnet.chain.options import ChainOptions, Drand
 from devnet.chain.pool import Pool, Waiting, Watcher
 from devnet.chain.reveal import reveal_due
-from devnet.chain.saved import Saved, load
+from devnet.chain.saved import BadState, Saved, load
 from devnet.chain.state import State
 from devnet.chain.store import Store
-from devnet.chain.validity import custom_code
+from devnet.roster import OWNER
 from devnet.wallets import ensure_wallets
 
 _SAVED_HASHES = 512
@@ -46,6 +46,7 @@ class Chain:
         self.extrinsics_applied = 0
         slot_ms = PAST_SLOT_MS if options.drand is Drand.PAST else round(options.block_time_s * 1000)
         saved = load(options.state_file) if options.state_file else None
+        wallets = ensure_wallets(options.wallets_dir)
         if saved is None:
             spec_version, genesis_hash, hashes = metadata.SPEC_VERSION, "", {}
         else:
@@ -56,10 +57,15 @@ class Chain:
         self.codec = Codec(metadata.build(slot_ms), spec_version)
         self.state = State(Store(saved.values if saved else None), self.codec)
         if saved is None:
-            write_genesis(self.state, options.netuid, ensure_wallets(options.wallets_dir))
+            write_genesis(self.state, options.netuid, wallets)
             self.state.write("MevShield.NextKey", value=self.shield.public_key)
             genesis = Block(0, _hex(bytes(32)), _hex(secrets.token_bytes(32)), _hex(bytes(32)))
             genesis_hash = genesis.hash
+        elif self.state.read("SubnetOwner", options.netuid) != wallets[OWNER].coldkey:
+            raise BadState(
+                f"{options.state_file} was made for another netuid or other wallets than {options.wallets_dir}; "
+                "pass those, or remove the state to start a new chain."
+            )
         self.blocks = Blocks(genesis_hash, hashes)
         for name, value in options.overrides.items():
             set_hyperparameter(self.state, options.netuid, name, value)
@@ -97,9 +103,7 @@ class Chain:
         verify(extrinsic, self.codec, genesis_hash=self.blocks.genesis_hash, birth_hash=birth_hash)
         if extrinsic.tip > accounts.free(self.state, extrinsic.signer):
             raise InvalidTransaction("Inability to pay some fees , e.g. account balance too low")
-        code = custom_code(self.state, extrinsic, self.netuid)
-        if code is not None:
-            raise InvalidTransaction(f"Custom error: {code}")
+        validity.check(self.state, extrinsic, self.netuid)
         return extrinsic, born
 
     def next_nonce(self, account: str) -> int:
@@ -173,10 +177,7 @@ class Chain:
     def _step(self, number: int) -> list[dict[str, Any]]:
         """What a block does before its extrinsics: count, reveal, and run the epoch when it is due."""
         state, netuid = self.state, self.netuid
-        due = min(
-            at for at in (self.next_epoch(), state.read("PendingEpochAt", netuid) or 2**64) if at is not None
-        )
-        if number >= due:
+        if number >= epoch.due_at(state, netuid):
             state.write("LastEpochBlock", netuid, value=number)
             state.write("PendingEpochAt", netuid, value=0)
             state.write("BlocksSinceLastStep", netuid, value=0)
@@ -188,10 +189,6 @@ class Chain:
             return events
         state.write("BlocksSinceLastStep", netuid, value=state.read("BlocksSinceLastStep", netuid) + 1)
         return reveal_due(state, netuid, self.beacon)
-
-    def next_epoch(self) -> int:
-        """The block at which the next epoch is due."""
-        return self.state.read("LastEpochBlock", self.netuid) + self.state.read("Tempo", self.netuid)
 
     # -- saving ----------------------------------------------------------------------------------
 

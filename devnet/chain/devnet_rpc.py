@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from devnet.chain import accounts, subnet
+from devnet.chain import accounts, epoch, subnet
 from devnet.chain.chain import Chain
 from devnet.chain.hyperparameters import HYPERPARAMETERS, set_hyperparameter
 from devnet.chain.options import RAO
@@ -30,7 +30,7 @@ def call(chain: Chain, gate: Gate, method: str, params: list[Any]) -> Any:
         raise RpcError(UNKNOWN_METHOD, f"Method not found: {method}")
     try:
         return function(chain, gate, *params)
-    except (TypeError, ValueError, KeyError, IndexError) as problem:
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError) as problem:
         raise RpcError(INVALID_PARAMS, f"Invalid params: {problem}") from problem
 
 
@@ -104,7 +104,7 @@ def _info(chain: Chain, gate: Gate) -> dict[str, Any]:
         "drand": chain.options.drand.value,
         "uids": subnet.size(chain.state, chain.netuid),
         "epoch": chain.state.read("SubnetEpochIndex", chain.netuid),
-        "next_epoch_block": chain.next_epoch(),
+        "next_epoch_block": epoch.due_at(chain.state, chain.netuid),
         "pool": len(chain.pool),
         "extrinsics_applied": chain.extrinsics_applied,
         "stored_keys": len(chain.state.store),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,9 @@ from devnet.chain.extrinsics import Extrinsic
 from devnet.chain.state import PALLET, State
 
 _WEIGHT = {"weight": {"ref_time": 1_000_000, "proof_size": 1_000}, "class": "Normal", "pays_fee": "No"}
+
+
+log = logging.getLogger(__name__)
 
 
 class Fail(Exception):
@@ -78,9 +82,11 @@ def apply(extrinsic: Extrinsic, state: State, netuid: int) -> list[dict[str, Any
         error = _encoded(problem, state)
         failure = {"dispatch_error": error, "dispatch_info": _WEIGHT}
         return [{"System": {"ExtrinsicFailed": failure}}]
-    except BaseException:
+    except Exception:
+        # Arguments decode in more shapes than handlers expect; none of them may stop the chain.
+        log.exception("%s.%s broke", extrinsic.module, extrinsic.function)
         state.store.rollback()
-        raise
+        return [{"System": {"ExtrinsicFailed": {"dispatch_error": "Corruption", "dispatch_info": _WEIGHT}}}]
     state.store.commit()
     return [*context.events, {"System": {"ExtrinsicSuccess": {"dispatch_info": _WEIGHT}}}]
 

@@ -105,6 +105,13 @@ def weight_matrix(view: View, netuid: int) -> Floats:
     return matrix
 
 
+def due_at(view: View, netuid: int) -> int:
+    """The block the next epoch is due at: a tempo after the last, or sooner when the owner asked for it."""
+    regular = view.read("LastEpochBlock", netuid) + view.read("Tempo", netuid)
+    pending = view.read("PendingEpochAt", netuid)
+    return min(regular, pending) if pending else regular
+
+
 def run(state: State, netuid: int) -> None:
     """Compute one epoch from the state and write its vectors; then choose the permits of the next."""
     length, now = subnet.size(state, netuid), state.number

@@ -6,20 +6,27 @@ import asyncio
 import errno
 import logging
 import signal
+import socket
 import sys
+from contextlib import ExitStack
 
 from devnet.chain.chain import Chain
 from devnet.chain.options import ChainOptions
-from devnet.chain.saved import BadState
+from devnet.chain.saved import BadState, locked
 from devnet.chain.server import Server
 
 
 async def _serve(options: ChainOptions) -> None:
-    server = Server(Chain(options))
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, server.stop)
-    await server.run()
+    # The port first: a chain that cannot listen must not touch the state of the one that does.
+    with ExitStack() as stack:
+        listening = stack.enter_context(socket.create_server((options.host, options.port)))
+        if options.state_file is not None:
+            stack.enter_context(locked(options.state_file))
+        server = Server(Chain(options))
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, server.stop)
+        await server.run(listening)
 
 
 def run(options: ChainOptions) -> int:
@@ -31,7 +38,9 @@ def run(options: ChainOptions) -> int:
         print(f"chain: {problem}", file=sys.stderr)
         return 2
     except OSError as problem:
-        if problem.errno not in (errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL):
+        if problem.errno not in (errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL) and not isinstance(
+            problem, socket.gaierror
+        ):
             raise
         at = f"{options.host}:{options.port}"
         print(f"chain: cannot listen on {at} ({problem.strerror}); pass another --port.", file=sys.stderr)

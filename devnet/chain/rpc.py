@@ -65,7 +65,7 @@ def call(chain: Chain, session: Session, method: str, params: list[Any]) -> Any:
         raise RpcError(UNKNOWN_METHOD, f"Method not found: {method}")
     try:
         return function(chain, session, params)
-    except (TypeError, IndexError, ValueError, AttributeError) as problem:
+    except (TypeError, IndexError, KeyError, ValueError, AttributeError, OverflowError) as problem:
         raise RpcError(INVALID_PARAMS, f"Invalid params: {problem}") from problem
 
 

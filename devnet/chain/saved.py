@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -41,6 +44,18 @@ def load(path: Path) -> Saved | None:
         raise BadState(
             f"{path} is not a readable chain state ({problem}); remove it or pass another --state."
         ) from problem
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a state file for this process; BadState when another process has it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(path.name + ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BadState(f"{path} is in use by another chain; stop that or pass another --state.") from None
+        yield
 
 
 def store(path: Path, saved: Saved) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import time
 from itertools import count
 from typing import Any
@@ -31,8 +32,8 @@ log = logging.getLogger(__name__)
 class Connection:
     """One client: replies in order, notifications as they come, both through one bounded queue."""
 
-    def __init__(self, socket: ServerConnection) -> None:
-        self._socket = socket
+    def __init__(self, client: ServerConnection) -> None:
+        self._socket = client
         self._unsent: asyncio.Queue[str] = asyncio.Queue(MAX_UNSENT)
         self._ids = count(1)
         self.subscriptions: dict[str, str] = {}
@@ -92,14 +93,13 @@ class Server:
         """Ask `run` to save and return."""
         self._stop.set()
 
-    async def run(self) -> None:
-        """Listen and make blocks; OSError when the port cannot be had."""
+    async def run(self, listening: socket.socket) -> None:
+        """Serve connections on a listening socket and make blocks until `stop`."""
         options = self.chain.options
         await self._save(clean=False)
         async with serve(
             self._client,
-            options.host,
-            options.port,
+            sock=listening,
             max_size=MAX_MESSAGE_BYTES,
             compression=None,
             max_queue=16,
@@ -157,15 +157,15 @@ class Server:
 
     # -- clients ---------------------------------------------------------------------------------
 
-    async def _client(self, socket: ServerConnection) -> None:
+    async def _client(self, client: ServerConnection) -> None:
         if len(self._connections) >= MAX_CONNECTIONS:
-            await socket.close(1013, "too many connections")
+            await client.close(1013, "too many connections")
             return
-        connection = Connection(socket)
+        connection = Connection(client)
         self._connections.add(connection)
         sender = asyncio.create_task(connection.send())
         try:
-            async for message in socket:
+            async for message in client:
                 reply = await self._reply(connection, message)
                 if reply is not None:
                     await connection.put(reply)

@@ -22,3 +22,28 @@ def _setter(name: str) -> None:
 
 for _name in BY_CALL.values():
     _setter(_name)
+
+
+def _require_owner(context: Context, netuid: int) -> None:
+    context.require_subnet(netuid)
+    if context.signer != context.state.read("SubnetOwner", netuid):
+        raise Fail("NotSubnetOwner")
+
+
+@handles("SubtensorModule", "set_tempo")
+def set_tempo(context: Context, netuid: int, tempo: int) -> None:
+    """Change how many blocks an epoch has."""
+    _require_owner(context, netuid)
+    if tempo == 0:
+        raise Fail("TempoOutOfBounds")
+    set_hyperparameter(context.state, netuid, "tempo", tempo)
+    context.emit("TempoSet", (netuid, tempo))
+
+
+@handles("SubtensorModule", "trigger_epoch")
+def trigger_epoch(context: Context, netuid: int) -> None:
+    """Run an epoch at the next block."""
+    _require_owner(context, netuid)
+    if context.state.read("PendingEpochAt", netuid):
+        raise Fail("EpochTriggerAlreadyPending")
+    context.state.write("PendingEpochAt", netuid, value=context.block + 1)

@@ -133,8 +133,6 @@ def commit_timelocked_mechanism_weights(
         raise Fail("HotKeyNotRegisteredInSubNet")
     if too_soon(state, netuid, context.signer):
         raise Fail("CommittingWeightsTooFast")
-    if len(sealed) > MAX_COMMIT_BYTES:
-        raise Fail("InputLengthsUnequal")
     epoch = state.read("SubnetEpochIndex", netuid)
     pending = [_plain(entry) for entry in state.read("TimelockedWeightCommits", netuid, epoch)]
     if sum(entry[0] == context.signer for entry in pending) >= MAX_PENDING_COMMITS:
