@@ -1,0 +1,94 @@
+"""The querier's own endpoints."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request
+
+from coremesh.contracts import (
+    ForwardRequest,
+    ForwardResponse,
+    HistoryResponse,
+    InferenceRequest,
+    InferenceResponse,
+    MetagraphResponse,
+    MinersResponse,
+)
+from coremesh.events import ForwardEvent
+from coremesh.history import History
+from coremesh.history.recorder import Recorder
+from services.querier import views
+from services.querier.access import Access, Slots
+from services.querier.book import Book
+from services.querier.forwarder import Forwarder
+from services.querier.limits import Limits
+from services.querier.snapshot import SnapshotFollower
+
+
+def routes(
+    *,
+    access: Access,
+    slots: Slots,
+    limits: Limits,
+    forwarder: Forwarder,
+    snapshot: SnapshotFollower,
+    book: Book,
+    history: History,
+    recorder: Recorder,
+) -> APIRouter:
+    """``/inference``, ``/forward``, ``/history``, ``/miners``, ``/metagraph``."""
+    router = APIRouter(dependencies=[Depends(access.caller)])
+    operators = APIRouter(dependencies=[Depends(access.operator)])
+
+    @router.post("/inference", summary="Ask the network", tags=["inference"])
+    async def inference(request: InferenceRequest) -> InferenceResponse:
+        with slots:
+            answer = await forwarder.ask(limits.inference(request))
+        return views.inference(answer, every=request.return_all)
+
+    @operators.post(
+        "/forward", summary="One query of the network, as the original's forward", tags=["operators"]
+    )
+    async def forward(request: ForwardRequest) -> ForwardResponse:
+        with slots:
+            answer = await forwarder.ask(limits.forward(request))
+        return views.forward(answer)
+
+    @router.get("/history", summary="The newest forwards, newest first", tags=["history"])
+    async def events(
+        request: Request,
+        count: Annotated[int, Query(ge=1, le=500, description="events wanted")] = 20,
+        texts: Annotated[bool, Query(description="with prompts and completions; operators only")] = True,
+    ) -> HistoryResponse:
+        entries = await history.tail(count)
+        forwards = [(entry, entry.event) for entry in entries if isinstance(entry.event, ForwardEvent)]
+        digests = sorted({int(digest) for _, event in forwards for digest in event.hotkeys})
+        hotkeys = await history.resolve(digests)
+        texts = texts and await access.is_operator(request)
+        transcripts = (
+            await asyncio.gather(*(history.transcript(event.id) for _, event in forwards))
+            if texts
+            else [None] * len(forwards)
+        )
+        return HistoryResponse(
+            events=tuple(
+                views.history_row(entry, event, hotkeys, transcript, texts=texts)
+                for (entry, event), transcript in zip(forwards, transcripts, strict=True)
+            ),
+            last_id=entries[0].stream_id if entries else "0-0",
+            waiting=recorder.waiting,
+        )
+
+    @router.get("/miners", summary="How each miner did since this process started", tags=["network"])
+    async def miners() -> MinersResponse:
+        return views.miners(snapshot, book)
+
+    @router.get("/metagraph", summary="The metagraph in use", tags=["network"])
+    async def metagraph() -> MetagraphResponse:
+        return views.metagraph(snapshot)
+
+    _ = (inference, forward, events, miners, metagraph)
+    router.include_router(operators)
+    return router

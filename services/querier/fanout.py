@@ -1,0 +1,84 @@
+"""The miner client as a forward sees it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack
+from types import TracebackType
+
+from coremesh.contracts import ChatMessage
+from coremesh.metagraph import Neuron
+from coremesh.settings import QuerierSettings
+from coremesh.wire.adapters import Adapter, MinerRequest, RewardNotice
+from services.querier.miners import MinerClient, MinerLimits, Target
+from services.querier.ports import Reply
+
+CONNECT_S = 0.5
+"""Seconds on top of the miners' timeout for connections to be opened: a whole fan-out lasts no longer."""
+REWARD_TIMEOUT_S = 4.0
+
+
+class MinerFanout:
+    """A Fanout over MinerClient. An async context manager."""
+
+    def __init__(self, adapter: Adapter, settings: QuerierSettings, *, own_hotkey: str) -> None:
+        limits = MinerLimits(
+            allow_loopback=settings.allow_loopback,
+            max_body_bytes=settings.max_body_bytes,
+            min_completion_chars=settings.min_completion_chars,
+        )
+        self._client = MinerClient(adapter, own_hotkey, limits)
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> MinerFanout:
+        await self._stack.enter_async_context(self._client)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    def gauges(self) -> dict[str, int]:
+        """Sizes of all in the client that could grow."""
+        return self._client.gauges()
+
+    async def ask(
+        self, neurons: Sequence[Neuron], messages: tuple[ChatMessage, ...], timeout_s: float
+    ) -> AsyncGenerator[Reply, None]:
+        """See Fanout.ask."""
+        places = {neuron.uid: index for index, neuron in enumerate(neurons)}
+        deadline = asyncio.get_running_loop().time() + timeout_s + CONNECT_S
+        fan_out = self._client.fan_out(
+            [_target(neuron) for neuron in neurons], _request(messages, timeout_s), deadline=deadline
+        )
+        try:
+            async for answer in fan_out:
+                yield Reply(places[answer.uid], answer.status, answer.completion, answer.latency_s)
+        finally:
+            fan_out.cancel()
+
+    def reward(
+        self,
+        neurons: Sequence[Neuron],
+        messages: tuple[ChatMessage, ...],
+        completions: Sequence[str],
+        rewards: Sequence[float],
+    ) -> None:
+        """See Fanout.reward."""
+        request = _request(messages, REWARD_TIMEOUT_S)
+        self._client.send_rewards(
+            (_target(neuron), RewardNotice(request, completion, (reward,)))
+            for neuron, completion, reward in zip(neurons, completions, rewards, strict=True)
+        )
+
+
+def _target(neuron: Neuron) -> Target:
+    return Target(neuron.uid, neuron.hotkey, neuron.ip, neuron.port)
+
+
+def _request(messages: tuple[ChatMessage, ...], timeout_s: float) -> MinerRequest:
+    return MinerRequest(
+        tuple(message.role for message in messages), tuple(message.content for message in messages), timeout_s
+    )

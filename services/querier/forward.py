@@ -1,0 +1,382 @@
+"""One query of the network, from choosing miners to the recorded event."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from coremesh.contracts import Timings
+from coremesh.errors import CoremeshError, NoCompletion, NoMinerAvailable, UnsafeMessage
+from coremesh.events import Flag, Message, Transcript, forward_event
+from coremesh.history.spool import SpoolFull
+from coremesh.wire.status import Status
+from services.querier.book import Book
+from services.querier.choose import Choice, Chooser
+from services.querier.judge import Judge, Verdict
+from services.querier.metrics import DEGRADED, EVENTS, FORWARDS, REPLIES, Stopwatch
+from services.querier.ports import EventSink, Fanout, Reply
+from services.querier.query import Answer, Query, status_name
+from services.querier.snapshot import SnapshotFollower
+
+log = structlog.get_logger(__name__)
+
+SLACK_S = 1.0
+"""How much longer than the miners' timeout a fan-out may last. What is still open then was held up by
+ourselves (a miner's own time is kept by the client), so it is left out of the event and charged to nobody."""
+NO_REWARD_MODEL = "gating"
+"""The stack version of rewards that are gating scores."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a forward works with. ``rewarding`` is false where there is no reward model at all: then gating scores
+    are the rewards, as in the original."""
+
+    snapshot: SnapshotFollower
+    chooser: Chooser
+    fanout: Fanout
+    judge: Judge
+    events: EventSink
+    book: Book
+    min_chars: int
+    grace_s: float
+    rewarding: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """The judged completions: indices of the good ones, columns over all that were asked (NaN elsewhere)."""
+
+    indices: tuple[int, ...]
+    verdict: Verdict
+    rewards: NDArray[np.float32]
+    parts: dict[str, NDArray[np.float32]]
+
+
+class Forward:
+    """One query. ``run`` is one task to its end, the event recorded; ``answer`` may be there earlier.
+
+    ``answer`` gives an Answer, or raises NoMinerAvailable, NoCompletion or UnsafeMessage.
+    """
+
+    def __init__(self, parts: Parts, query: Query) -> None:
+        self.query = query
+        self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        # A caller may have gone: its error is then nobody's.
+        self.answer.add_done_callback(lambda f: f.cancelled() or f.exception())
+        self._parts = parts
+        self._watch = Stopwatch()
+        self._degraded: set[str] = set()
+        self._available = 0
+        self._block = 0
+        self._choice = Choice((), (), 0, degraded=False, random=query.sample)
+        self._statuses: list[Status | None] = []
+        self._completions: list[str] = []
+        self._latencies: list[float] = []
+        self._known_safe: set[int] = set()
+        self._arrived = asyncio.Event()
+        self._collected = asyncio.Event()
+
+    def cut(self) -> None:
+        """Stop waiting for miners: what has come is judged and recorded, the rest is charged to nobody."""
+        self._collected.set()
+        self._arrived.set()
+
+    async def run(self) -> None:
+        """Everything, in order. Never raises for what miners, services or the caller do."""
+        result = "error"
+        try:
+            result = await self._run()
+        except CoremeshError as error:
+            result = error.code
+            self._fail(error)
+        except Exception as error:
+            log.error("forward failed", event_id=self.query.id, exc_info=error)
+            self._fail(error)
+        finally:
+            FORWARDS.labels(self.query.kind, result).inc()
+            for part in self._degraded:
+                DEGRADED.labels(part).inc()
+            if not self.answer.done():
+                self.answer.cancel()
+
+    async def _run(self) -> str:
+        await self._choose()
+        neurons = self._choice.neurons
+        if not neurons:
+            error = NoMinerAvailable("no miner of this subnet can be asked now")
+            self._fail(error)
+            await self._record(_Judged((), Verdict(rewards=None, safe=()), _nan(0), {}), -1)
+            return error.code
+        collecting = asyncio.create_task(self._collect(), name=f"fanout-{self.query.id}")
+        try:
+            with self._watch.stage("query"):
+                await self._until_enough()
+            judged = await self._judge()
+            if self._best(judged) < 0 and not self._collected.is_set():
+                # None of the early ones will do: the caller waits for the rest after all.
+                with self._watch.stage("query"):
+                    await self._collected.wait()
+                judged = await self._judge()
+            best = self._best(judged)
+            if best >= 0:
+                self.answer.set_result(self._answer(judged, best))
+            await self._collected.wait()
+            if list(judged.indices) != self._good() or self._owes_rewards(judged):
+                judged = await self._judge(late=True)
+                best = self._best(judged)
+        finally:
+            collecting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await collecting
+        if best < 0:
+            self._fail(NoCompletion(f"none of {len(neurons)} miners gave a usable completion"))
+        told = self._tell(judged)
+        await self._record(judged, best, told=told)
+        return "ok" if best >= 0 else NoCompletion.code
+
+    async def _choose(self) -> None:
+        query, parts = self.query, self._parts
+        filtering = None
+        if query.filter_prompt:
+            texts = [m.content for m in query.messages if m.role == "user"]
+            filtering = asyncio.create_task(parts.judge.safe(texts))
+        try:
+            snapshot = parts.snapshot.current
+            available = parts.snapshot.available
+            self._block = snapshot.block if snapshot else 0
+            self._available = len(available)
+            if available:
+                with self._watch.stage("gating"):
+                    self._choice = await parts.chooser.choose(
+                        available,
+                        query.messages,
+                        topk=query.topk,
+                        sample=query.sample,
+                        deadline_s=query.timeout_s,
+                    )
+                if self._choice.degraded:
+                    self._degraded.add("gating")
+            if filtering is not None:
+                with self._watch.stage("filter"):
+                    safe, judged = await filtering
+                if not judged:
+                    self._degraded.add("filter")
+                if not all(safe):
+                    raise UnsafeMessage("the safety filter refuses this message")
+        finally:
+            if filtering is not None:
+                filtering.cancel()
+        n = len(self._choice.neurons)
+        self._statuses = [None] * n
+        self._completions = [""] * n
+        self._latencies = [0.0] * n
+
+    async def _collect(self) -> None:
+        """Take replies as they come, until all are there, the time is over, or the forward is cut."""
+        query = self.query
+        replies = self._parts.fanout.ask(self._choice.neurons, query.messages, query.timeout_s)
+        try:
+            async with asyncio.timeout(query.timeout_s + SLACK_S):
+                async for reply in replies:
+                    if self._collected.is_set():
+                        break
+                    self._take(reply)
+                    self._arrived.set()
+        except TimeoutError:
+            log.warning("fan-out over time", event_id=query.id, open=self._statuses.count(None))
+        finally:
+            self._collected.set()
+            self._arrived.set()
+            await replies.aclose()
+
+    def _take(self, reply: Reply) -> None:
+        status, text = reply.status, reply.completion
+        if status == Status.OK and len(text.strip()) < self._parts.min_chars:
+            status = Status.SHORT if text.strip() else Status.EMPTY
+        self._statuses[reply.index] = status
+        self._completions[reply.index] = text if status in (Status.OK, Status.SHORT) else ""
+        self._latencies[reply.index] = reply.latency_s
+        REPLIES.labels(status_name(status)).inc()
+        if status.charged:
+            self._parts.book.note(self._choice.neurons[reply.index].hotkey, status, reply.latency_s)
+
+    async def _until_enough(self) -> None:
+        """Return when the caller can be answered, as far as miners are concerned."""
+        while not self._collected.is_set():
+            if self.query.wait_for is not None and len(self._good()) >= self.query.wait_for:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._collected.wait(), self._parts.grace_s)
+                return
+            if not self.query.by_reward and not self.query.every and self._first_is_known():
+                return
+            await self._arrived.wait()
+            self._arrived.clear()
+
+    def _first_is_known(self) -> bool:
+        """Whether no miner still open could come before the first good one in gating order."""
+        for status in self._statuses:
+            if status is None:
+                return False
+            if status == Status.OK:
+                return True
+        return False
+
+    def _good(self) -> list[int]:
+        return [i for i, status in enumerate(self._statuses) if status == Status.OK]
+
+    def _scores(self, late: bool) -> bool:
+        """Whether the reward service is asked: always when rewards choose, else once the caller has its answer."""
+        return self._parts.rewarding and (self.query.by_reward or (late and self.query.scored))
+
+    def _owes_rewards(self, judged: _Judged) -> bool:
+        return (
+            bool(judged.indices)
+            and judged.verdict.rewards is None
+            and self._scores(True) != self._scores(False)
+        )
+
+    async def _judge(self, late: bool = False) -> _Judged:
+        """Judge the good completions there are; unsafe ones are no longer good."""
+        query = self.query
+        indices = self._good()
+        with self._watch.stage("reward"):
+            verdict = await self._parts.judge.judge(
+                query.messages,
+                [self._completions[i] for i in indices],
+                kind=query.kind,
+                difference=query.difference,
+                score=self._scores(late),
+                filter_texts=query.filter_completions and not self._known_safe.issuperset(indices),
+                timeout_s=query.reward_timeout_s,
+            )
+        self._degraded |= verdict.degraded
+        if not self._parts.rewarding and self._choice.gating:
+            given = tuple(self._choice.gating[i] for i in indices)
+            verdict = Verdict(rewards=given, safe=verdict.safe, stack_version=NO_REWARD_MODEL)
+        n = len(self._choice.neurons)
+        rewards = _nan(n)
+        for place, i in enumerate(indices):
+            if not verdict.safe[place]:
+                self._statuses[i] = Status.UNSAFE
+            elif verdict.rewards is not None:
+                rewards[i] = verdict.rewards[place]
+        safe = tuple(i for i in indices if self._statuses[i] == Status.OK)
+        self._known_safe.update(safe)
+        parts = {name: _scatter(n, indices, values) for name, values in verdict.parts.items()}
+        return _Judged(safe, verdict, rewards, parts)
+
+    def _best(self, judged: _Judged) -> int:
+        """The best completion: the highest reward, or without rewards the first in gating order; -1 for none."""
+        if self.query.by_reward:
+            rewarded = [i for i in judged.indices if math.isfinite(judged.rewards[i])]
+            if rewarded:
+                return max(rewarded, key=lambda i: float(judged.rewards[i]))
+        return judged.indices[0] if judged.indices else -1
+
+    def _answer(self, judged: _Judged, best: int) -> Answer:
+        # What came while the others were judged is not judged itself, and so is not shown.
+        shown = set(judged.indices)
+        seconds = self._watch.seconds
+        return Answer(
+            id=self.query.id,
+            neurons=self._choice.neurons,
+            statuses=tuple(
+                None if status == Status.OK and i not in shown else status
+                for i, status in enumerate(self._statuses)
+            ),
+            completions=tuple(text if i in shown else "" for i, text in enumerate(self._completions)),
+            latencies_s=tuple(self._latencies),
+            rewards=judged.rewards,
+            best=best,
+            block=self._block,
+            timings=Timings(
+                filter=seconds.get("filter", 0.0),
+                gating=seconds.get("gating", 0.0),
+                query=seconds.get("query", 0.0),
+                reward=seconds.get("reward", 0.0),
+                total=self._watch.total,
+            ),
+            degraded=tuple(sorted(self._degraded)),
+        )
+
+    def _fail(self, error: BaseException) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+    def _tell(self, judged: _Judged) -> bool:
+        """Send the rewards back to the miners that earned them, when asked to."""
+        told = [i for i in judged.indices if math.isfinite(judged.rewards[i])]
+        if not self.query.train_network or not told:
+            return False
+        self._parts.fanout.reward(
+            [self._choice.neurons[i] for i in told],
+            self.query.messages,
+            [self._completions[i] for i in told],
+            [float(judged.rewards[i]) for i in told],
+        )
+        return True
+
+    async def _record(self, judged: _Judged, best: int, *, told: bool = False) -> None:
+        query = self.query
+        # Miners that we gave up on, or never asked, for reasons of our own are not in the event.
+        kept = [i for i, status in enumerate(self._statuses) if status is not None and status.charged]
+        scored = query.scored and bool(np.isfinite(judged.rewards).any())
+        flags = Flag.SCORED if scored else Flag.NONE
+        if scored and query.train_gating and not query.private:
+            flags |= Flag.TRAIN_GATING
+        if told:
+            flags |= Flag.TRAIN_NETWORK
+        if self._choice.random:
+            flags |= Flag.RANDOM_SAMPLE
+        if query.private:
+            flags |= Flag.PRIVATE
+        hotkeys = [self._choice.neurons[i].hotkey for i in kept]
+        event = forward_event(
+            id=query.id,
+            time_ms=time.time_ns() // 1_000_000,
+            block=self._block,
+            kind=query.kind,
+            flags=flags,
+            messages=() if query.private else tuple(Message(m.role, m.content) for m in query.messages),
+            uids=[self._choice.neurons[i].uid for i in kept],
+            hotkeys=hotkeys,
+            status=[int(self._statuses[i] or 0) for i in kept],
+            latency_s=[self._latencies[i] for i in kept],
+            rewards=judged.rewards[kept],
+            parts={name: values[kept] for name, values in judged.parts.items()},
+            gating=[self._choice.gating[i] for i in kept] if self._choice.gating else (),
+            best=kept.index(best) if best >= 0 else -1,
+            head_version=self._choice.head_version,
+            stack_version=judged.verdict.stack_version,
+            stats_version=judged.verdict.stats_version,
+            degraded=tuple(sorted(self._degraded)),
+            available=self._available,
+            propensity=[self._choice.propensity[i] for i in kept] if self._choice.propensity else (),
+        )
+        transcript = None
+        if kept and not query.private:
+            transcript = Transcript(id=query.id, completions=tuple(self._completions[i] for i in kept))
+        with self._watch.stage("record"):
+            try:
+                await self._parts.events.record(event, transcript, hotkeys)
+            except (SpoolFull, OSError) as error:
+                EVENTS.labels("lost").inc()
+                log.critical("event lost", event_id=query.id, reason=str(error))
+
+
+def _nan(n: int) -> NDArray[np.float32]:
+    return np.full(n, np.nan, dtype=np.float32)
+
+
+def _scatter(n: int, indices: list[int], values: tuple[float, ...]) -> NDArray[np.float32]:
+    column = _nan(n)
+    column[indices] = values
+    return column

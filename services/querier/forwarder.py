@@ -1,0 +1,62 @@
+"""The forwards in flight: bounded in number, finished before the process ends."""
+
+from __future__ import annotations
+
+import asyncio
+
+from coremesh.errors import Busy
+from services.querier.forward import Forward, Parts
+from services.querier.metrics import FORWARDS_IN_FLIGHT
+from services.querier.query import Answer, Query
+
+CUT_GRACE_S = 10.0
+"""Seconds for judging and recording after miners are waited for no longer."""
+
+
+class Forwarder:
+    """Starts forwards and keeps them until their event is recorded, whatever becomes of the caller."""
+
+    def __init__(self, parts: Parts, *, most: int) -> None:
+        self._parts = parts
+        self._most = most
+        self._running: dict[asyncio.Task[None], Forward] = {}
+
+    @property
+    def in_flight(self) -> int:
+        """Forwards that are not recorded yet."""
+        return len(self._running)
+
+    def start(self, query: Query) -> tuple[Forward, asyncio.Task[None]]:
+        """Start a query; the task ends when its event is recorded. Raises Busy when too many are in flight."""
+        if len(self._running) >= self._most:
+            raise Busy(f"{len(self._running)} queries of the network are in flight")
+        forward = Forward(self._parts, query)
+        task = asyncio.create_task(forward.run(), name=f"forward-{query.id}")
+        self._running[task] = forward
+        FORWARDS_IN_FLIGHT.set(len(self._running))
+        task.add_done_callback(self._ended)
+        return forward, task
+
+    async def ask(self, query: Query) -> Answer:
+        """The answer as soon as there is one. Raises Busy, NoMinerAvailable, NoCompletion, UnsafeMessage."""
+        forward, _ = self.start(query)
+        return await asyncio.shield(forward.answer)
+
+    async def ask_and_record(self, query: Query) -> Answer:
+        """The answer, once its event is recorded. Raises as ``ask``. Cancelling it leaves the forward running."""
+        forward, task = self.start(query)
+        await asyncio.shield(task)
+        return forward.answer.result()
+
+    async def drain(self, seconds: float) -> None:
+        """Wait for all forwards; after ``seconds`` stop waiting for miners and record what there is."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=seconds)
+        for forward in self._running.values():
+            forward.cut()
+        if self._running:
+            await asyncio.wait(self._running, timeout=CUT_GRACE_S)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.pop(task, None)
+        FORWARDS_IN_FLIGHT.set(len(self._running))

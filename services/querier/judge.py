@@ -1,0 +1,136 @@
+"""What completions are worth, and whether they may be shown: the reward service, or what there is without it."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Literal, cast
+
+import structlog
+
+from coremesh.contracts import ChatMessage, FilterRequest, RewardRequest, RewardResponse
+from coremesh.errors import Busy, CoremeshError
+from coremesh.mesh import RewardPeer
+
+log = structlog.get_logger(__name__)
+
+MASK_PREFIX = "mask:"
+"""Marks masks among an event's parts: a reward function and a mask may have the same name."""
+
+RewardKind = Literal["question", "answer", "inference", "forward"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Aligned with the judged completions. ``rewards`` is NaN for what is not finite; None: not scored."""
+
+    rewards: tuple[float, ...] | None
+    safe: tuple[bool, ...]
+    parts: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    stack_version: str = ""
+    stats_version: int = 0
+    degraded: frozenset[str] = frozenset()
+
+
+class Judge:
+    """Asks the reward service. Its being away shows in ``Verdict.degraded``, never as an error."""
+
+    def __init__(self, reward: RewardPeer, *, filter_timeout: timedelta) -> None:
+        self._reward = reward
+        self._filter_timeout = filter_timeout
+
+    async def safe(self, texts: Sequence[str]) -> tuple[tuple[bool, ...], bool]:
+        """Whether each text may pass, and whether anybody was there to say so."""
+        if not texts:
+            return (), True
+        try:
+            answer = await self._reward.filter(FilterRequest(texts=tuple(texts)), self._filter_timeout)
+        except CoremeshError as error:
+            log.warning("nothing filtered", reason=error.message)
+            return (True,) * len(texts), False
+        if not answer.active:
+            return (True,) * len(texts), True
+        if len(answer.safe) != len(texts):
+            log.warning("nothing filtered", reason="the filter's answer has another length")
+            return (True,) * len(texts), False
+        return answer.safe, True
+
+    async def judge(
+        self,
+        messages: tuple[ChatMessage, ...],
+        completions: Sequence[str],
+        *,
+        kind: str,
+        difference: bool,
+        score: bool,
+        filter_texts: bool,
+        timeout_s: float,
+    ) -> Verdict:
+        """Rewards (when ``score``) and safety (when ``filter_texts``) of ``completions``, asked for at once."""
+        if not completions:
+            return Verdict(rewards=() if score else None, safe=())
+        degraded: set[str] = set()
+        filtering = asyncio.create_task(self.safe(completions)) if filter_texts else None
+        try:
+            scored = None
+            if score:
+                scored = await self._score(messages, completions, kind, difference, timeout_s)
+                if scored is None:
+                    degraded.add("reward")
+            safe: tuple[bool, ...] = (True,) * len(completions)
+            if filtering is not None:
+                safe, judged = await filtering
+                if not judged:
+                    degraded.add("filter")
+        finally:
+            if filtering is not None:
+                filtering.cancel()
+        if scored is None:
+            return Verdict(rewards=None, safe=safe, degraded=frozenset(degraded))
+        parts = {**scored.raw, **{MASK_PREFIX + name: values for name, values in scored.masks.items()}}
+        return Verdict(
+            rewards=tuple(reward if math.isfinite(reward) else math.nan for reward in scored.rewards),
+            safe=safe,
+            parts={name: values for name, values in parts.items() if len(values) == len(completions)},
+            stack_version=scored.stack_version,
+            stats_version=scored.stats_version,
+            degraded=frozenset(degraded),
+        )
+
+    async def _score(
+        self,
+        messages: tuple[ChatMessage, ...],
+        completions: Sequence[str],
+        kind: str,
+        difference: bool,
+        timeout_s: float,
+    ) -> RewardResponse | None:
+        request = RewardRequest(
+            messages=messages,
+            completions=tuple(completions),
+            kind=cast(RewardKind, kind),
+            difference=difference,
+        )
+        deadline = time.monotonic() + timeout_s
+        while True:
+            left = max(0.001, deadline - time.monotonic())
+            try:
+                answer = await self._reward.reward(request, timedelta(seconds=left))
+                break
+            except Busy as error:
+                # A full queue slows the asker down instead of costing the event its rewards.
+                if time.monotonic() + error.retry_after_s >= deadline:
+                    log.warning("nothing scored", reason=error.message)
+                    return None
+                await asyncio.sleep(error.retry_after_s)
+            except CoremeshError as error:
+                log.warning("nothing scored", reason=error.message)
+                return None
+        if len(answer.rewards) != len(completions):
+            log.warning("nothing scored", reason="the rewards have another length")
+            return None
+        return answer

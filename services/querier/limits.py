@@ -1,0 +1,105 @@
+"""What a caller may ask for. Every refusal says what is taken."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from coremesh.contracts import ChatMessage, ForwardRequest, InferenceRequest
+from coremesh.errors import BadMessages, BadRequest, TooLong
+from coremesh.settings import QuerierSettings
+from services.querier.choose import TopK
+from services.querier.query import Query
+from services.querier.snapshot import SnapshotFollower
+
+FORWARD_REWARD_TIMEOUT_S = 60.0
+"""Operators wait for rewards rather than have a forward unscored."""
+
+
+class Limits:
+    """Turns requests into queries. Raises BadRequest and its kin for what cannot be."""
+
+    def __init__(self, settings: QuerierSettings, snapshot: SnapshotFollower) -> None:
+        self._settings = settings
+        self._snapshot = snapshot
+
+    def inference(self, request: InferenceRequest) -> Query:
+        """The query for a user's prompt."""
+        settings = self._settings
+        topk = request.top_k if request.top_k is not None else settings.inference_topk
+        if request.top_k is not None and request.top_k != "auto":
+            self._check_topk(request.top_k)
+        if request.wait_for is not None and topk != "auto" and request.wait_for > topk:
+            raise BadRequest(f"wait_for is {request.wait_for} and only {topk} miners are asked")
+        by_reward = True if request.use_reward_model is None else request.use_reward_model
+        return Query(
+            messages=self.messages(request.messages),
+            kind="inference",
+            topk=topk,
+            timeout_s=self.timeout(request.timeout, settings.inference_timeout_s),
+            wait_for=request.wait_for,
+            by_reward=by_reward,
+            every=request.return_all,
+            scored=settings.score_organic,
+            private=request.private,
+            filter_prompt=not settings.no_nsfw_filter,
+            filter_completions=not settings.no_nsfw_filter,
+            reward_timeout_s=settings.reward_timeout_s,
+        )
+
+    def forward(self, request: ForwardRequest) -> Query:
+        """The query for an operator's forward."""
+        if len(request.roles) != len(request.messages):
+            raise BadMessages(f"{len(request.roles)} roles for {len(request.messages)} messages")
+        topk: TopK = None if request.topk == -1 else request.topk
+        if topk is not None and isinstance(topk, int) and topk < 1:
+            raise BadRequest(f"topk is {topk}; it takes a number of miners, or -1 for all")
+        messages = tuple(
+            ChatMessage(role=role, content=content)
+            for role, content in zip(request.roles, request.messages, strict=True)
+        )
+        return Query(
+            messages=self.messages(messages),
+            kind=request.kind,
+            topk=topk,
+            timeout_s=self.timeout(request.timeout, self._settings.inference_timeout_s),
+            sample=request.random_sample_uids,
+            train_gating=request.train_gating_model,
+            train_network=request.train_network,
+            difference=request.difference,
+            every=True,
+            reward_timeout_s=FORWARD_REWARD_TIMEOUT_S,
+        )
+
+    def messages(self, messages: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:
+        """``messages`` when miners can be asked them."""
+        settings = self._settings
+        if not messages:
+            raise BadMessages("there are no messages")
+        if len(messages) > settings.max_messages:
+            raise TooLong(f"{len(messages)} messages; at most {settings.max_messages} are taken")
+        for at, message in enumerate(messages):
+            if not message.content.strip():
+                raise BadMessages(f"messages.{at}.content is only white space")
+        chars = sum(len(message.content) for message in messages)
+        if chars > settings.max_prompt_chars:
+            raise TooLong(f"{chars} characters; at most {settings.max_prompt_chars} are taken")
+        if all(message.role == "system" for message in messages):
+            raise BadMessages("there is no message of a user")
+        return tuple(messages)
+
+    def timeout(self, asked: float | None, default: float) -> float:
+        """``asked`` seconds when miners may have so many."""
+        if asked is None:
+            return default
+        most = self._settings.max_timeout_s
+        if not math.isfinite(asked) or asked <= 0 or asked > most:
+            raise BadRequest(f"timeout is {asked!r}; it takes seconds, more than 0 and at most {most:g}")
+        return asked
+
+    def _check_topk(self, topk: int) -> None:
+        if topk < 1:
+            raise BadRequest(f"top_k is {topk}; it takes 1 or more")
+        size = self._snapshot.current.size if self._snapshot.current else None
+        if size is not None and topk > size:
+            raise BadRequest(f"top_k is {topk} and the network has {size} uids")

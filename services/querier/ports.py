@@ -1,0 +1,52 @@
+"""What a forward needs of the world, as narrow Protocols."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from coremesh.contracts import ChatMessage
+from coremesh.events import ForwardEvent, Transcript
+from coremesh.metagraph import Neuron
+from coremesh.wire.status import Status
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came of asking one miner. ``completion`` is bounded, clean text, empty unless the status is OK."""
+
+    index: int
+    """Which of the asked."""
+    status: Status
+    completion: str
+    latency_s: float
+    """From the request's own send."""
+
+
+class Fanout(Protocol):
+    """Asks many miners at once. No failure of a miner ever raises."""
+
+    def ask(
+        self, neurons: Sequence[Neuron], messages: tuple[ChatMessage, ...], timeout_s: float
+    ) -> AsyncGenerator[Reply, None]:
+        """One reply per miner, in the order of arrival. Closing the iterator gives up on the rest."""
+        ...
+
+    def reward(
+        self,
+        neurons: Sequence[Neuron],
+        messages: tuple[ChatMessage, ...],
+        completions: Sequence[str],
+        rewards: Sequence[float],
+    ) -> None:
+        """Tell miners what their completions were worth, in the background."""
+        ...
+
+
+class EventSink(Protocol):
+    """Keeps events: a Recorder."""
+
+    async def record(self, event: ForwardEvent, transcript: Transcript | None, hotkeys: list[str]) -> None:
+        """Keep an event. Raises SpoolFull, OSError."""
+        ...
