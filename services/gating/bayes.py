@@ -1,0 +1,370 @@
+"""The default rule: hierarchical Bayesian regression of rewards on whitened prompt features, one per hotkey.
+
+Hotkey u answers a prompt of features x (basis.py) with a target y = w_u . x + noise; all w_u are drawn from one
+Gaussian whose mean and covariance are themselves learnt by EM. So a miner nobody has asked is expected to be like
+the others, a miner asked a few times is judged by those times and by how miners differ, and the uncertainty of
+both is known, which is what choosing and exploring need.
+
+The basis starts as the constant alone, is refitted at 32, 64, 128 … distinct prompts, and is fixed at
+``basis_prompts``; until then counts and sums of targets are kept for each (hotkey, prompt), so that nothing learnt
+is lost when the basis changes, and memory is bounded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+
+import numpy as np
+import torch
+
+from services.gating.basis import MAX_COMPONENTS, Basis, constant_basis, fit_basis
+from services.gating.pack import HeadFormat, pack, unpack
+from services.gating.rows import RowIndex, grown
+from services.gating.targets import Targets, successes
+
+_FIRST_BASIS = 32
+_EARLY_SWEEPS = (10, 20, 30, 40)
+_SWEEP_FLOPS = 2.0e7
+_NOISE_RATE = 0.02
+_NOISE_RANGE = (0.02, 4.0)
+
+
+@dataclass(frozen=True)
+class BayesOptions:
+    """How the rule learns.
+
+    ``capacity`` bounds the hotkeys remembered; ``basis_prompts`` distinct prompts fix the basis; an EM sweep runs
+    every ``sweep_every`` observations; a hotkey's evidence halves its weight per ``horizon`` * ln 2 of its own
+    observations (miners change their models), 0 for never.
+    """
+
+    capacity: int = 8192
+    basis_prompts: int = 512
+    max_components: int = MAX_COMPONENTS
+    sweep_every: int = 50
+    horizon: float = 2000.0
+
+
+class BayesHead:
+    """Hierarchical Bayes keyed by hotkey. See the module's docstring; the API is services.gating.head.Head."""
+
+    rule = "bayes"
+
+    def __init__(self, dim: int, encoder: str = "", options: BayesOptions | None = None) -> None:
+        self.dim = dim
+        self.encoder = encoder
+        self.options = options or BayesOptions()
+        self.observations = 0
+        self.basis: Basis = constant_basis(dim)
+        self.settled = False
+        self._index = RowIndex(self.options.capacity)
+        self._targets = Targets()
+        self._noise = 0.5
+        self._prompts: dict[bytes, int] = {}
+        self._embeddings = np.zeros((0, dim), dtype=np.float32)
+        self._counts = np.zeros((0, self.options.basis_prompts), dtype=np.float32)
+        self._sums = np.zeros((0, self.options.basis_prompts), dtype=np.float32)
+        self._cursor = 0
+        self._reset_prior()
+
+    # -- learning
+
+    def observe(
+        self,
+        embedding: np.ndarray,
+        hotkeys: np.ndarray,
+        rewards: np.ndarray,
+        ok: np.ndarray,
+        latency_s: np.ndarray | None = None,
+    ) -> None:
+        """Learn from one prompt's embedding [d], and hotkeys, rewards, ok [n]; see Head.observe."""
+        del latency_s
+        self.observations += 1
+        prompt = self._remember(embedding)
+        x = self.basis.features(embedding[None])[0]
+        level = self._level(x, hotkeys, successes(rewards, ok))
+        target = self._targets(rewards, successes(rewards, ok), level)
+        if target is not None:
+            told = np.isfinite(target)
+            self._learn(x, hotkeys[told], target[told], prompt)
+        if self.observations % self.options.sweep_every == 0 or self.observations in _EARLY_SWEEPS:
+            self.sweep()
+
+    def _level(self, x: np.ndarray, hotkeys: np.ndarray, success: np.ndarray) -> float:
+        """Where the head expects the successful to stand relative to all hotkeys it knows."""
+        if not len(self._index) or not success.any():
+            return 0.0
+        rows = self._index.find(hotkeys[success])
+        prior = float(self._prior_mean @ x)
+        expected = np.where(rows >= 0, self._mean[rows] @ x, prior)
+        everyone = self._mean[: self._index.used] @ x
+        alive = self._seen[: self._index.used] > 0
+        return float(expected.mean() - (everyone[alive].mean() if alive.any() else prior))
+
+    def _learn(self, x: np.ndarray, hotkeys: np.ndarray, target: np.ndarray, prompt: int) -> None:
+        rows = self._claim(hotkeys)
+        spread = self._cov[rows] @ x
+        variance = self._noise + spread @ x
+        error = target - self._mean[rows] @ x
+        self._mean[rows] += spread * (error / variance)[:, None]
+        self._cov[rows] -= (spread / variance[:, None])[:, :, None] * spread[:, None, :]
+        self._gram[rows] += x[:, None] * x
+        self._moment[rows] += target[:, None] * x
+        self._seen[rows] += 1.0
+        self._since[rows] += 1.0
+        if prompt >= 0:
+            self._counts[rows, prompt] += 1.0
+            self._sums[rows, prompt] += target
+        surprise = float(np.mean(np.square(error) / variance)) - 1.0
+        self._noise *= float(np.exp(_NOISE_RATE * np.clip(surprise, -1.0, 1.0)))
+        self._noise = float(np.clip(self._noise, *_NOISE_RANGE))
+
+    def _claim(self, hotkeys: np.ndarray) -> np.ndarray:
+        rows, fresh = self._index.claim(hotkeys)
+        if fresh.size:
+            self._grow()
+            self._clear(fresh)
+        return rows
+
+    def _grow(self) -> None:
+        used = self._index.used
+        for name in ("_mean", "_cov", "_gram", "_moment", "_seen", "_since"):
+            setattr(self, name, grown(getattr(self, name), used))
+        if not self.settled:
+            self._counts = grown(self._counts, used)
+            self._sums = grown(self._sums, used)
+
+    def _clear(self, rows: np.ndarray) -> None:
+        """Back to the prior."""
+        self._mean[rows] = self._prior_mean
+        self._cov[rows] = self._prior_cov
+        for array in (self._gram, self._moment, self._seen, self._since):
+            array[rows] = 0.0
+        if not self.settled:
+            self._counts[rows] = 0.0
+            self._sums[rows] = 0.0
+
+    # -- the basis
+
+    def _remember(self, embedding: np.ndarray) -> int:
+        """The prompt's column while the basis is still open, -1 afterwards."""
+        if self.settled:
+            return -1
+        stored = np.ascontiguousarray(embedding, dtype="<f4")
+        key = blake2b(stored.tobytes(), digest_size=16).digest()
+        column = self._prompts.get(key)
+        if column is None:
+            column = len(self._prompts)
+            self._prompts[key] = column
+            self._embeddings = grown(self._embeddings, column + 1)
+            self._embeddings[column] = stored
+            count = column + 1
+            if count >= self.options.basis_prompts or (count >= _FIRST_BASIS and count & (count - 1) == 0):
+                self._refit(count)
+        return -1 if self.settled else column
+
+    def _refit(self, count: int) -> None:
+        """A basis from the first ``count`` prompts, and all that was learnt, told again in its features."""
+        self.basis = fit_basis(self._embeddings[:count], most=self.options.max_components)
+        x = self.basis.features(self._embeddings[:count])
+        used, p = self._index.used, self.basis.size
+        counts, sums = self._counts[:used, :count].astype(float), self._sums[:used, :count].astype(float)
+        products = (x[:, :, None] * x[:, None, :]).reshape(count, p * p)
+        self._reset_prior()
+        self._grow()
+        self._gram[:used] = (counts @ products).reshape(used, p, p)
+        self._moment[:used] = sums @ x
+        self._seen[:used] = counts.sum(axis=1)
+        self._posterior(np.arange(used))
+        for _ in range(5):
+            self.sweep()
+        if count >= self.options.basis_prompts:
+            self.settled = True
+            self._prompts = {}
+            self._embeddings = np.zeros((0, self.dim), dtype=np.float32)
+            self._counts = np.zeros((0, 0), dtype=np.float32)
+            self._sums = np.zeros((0, 0), dtype=np.float32)
+
+    def _reset_prior(self) -> None:
+        p = self.basis.size
+        self._prior_mean = np.zeros(p)
+        self._prior_cov = self._base_cov()
+        self._mean = np.zeros((0, p))
+        self._cov = np.zeros((0, p, p))
+        self._gram = np.zeros((0, p, p))
+        self._moment = np.zeros((0, p))
+        self._seen = np.zeros(0)
+        self._since = np.zeros(0)
+
+    def _base_cov(self) -> np.ndarray:
+        """What is believed of the miners' spread before any was seen: half the variance of a z-score in the
+        mean, half shared among the features."""
+        p = self.basis.size
+        return np.diag(np.r_[0.5, np.full(p - 1, 0.5 / max(p - 1, 1))])
+
+    # -- the prior
+
+    def sweep(self) -> None:
+        """One EM step on the shared prior, and the posteriors under the new one.
+
+        Where hotkeys times features cubed is large, a sweep renews a bounded share of the hotkeys in rotation
+        (incremental EM, Neal and Hinton 1998): the others keep the posterior of an earlier prior for a while.
+        """
+        used, p = self._index.used, self.basis.size
+        active = np.flatnonzero(self._seen[:used] > 0)
+        if active.size < 2:
+            return
+        mean, cov = self._mean[:used], self._cov[:used]
+        if active.size < used:
+            mean, cov = mean[active], cov[active]
+        base_weight = p + 2.0
+        count = active.size
+        self._prior_mean = mean.sum(axis=0) / (count + 1.0)
+        apart = mean - self._prior_mean
+        scatter = cov.sum(axis=0) + apart.T @ apart
+        prior = (base_weight * self._base_cov() + scatter) / (base_weight + count)
+        self._prior_cov = (prior + prior.T) / 2
+        limit = max(64, int(_SWEEP_FLOPS / (p**3 + 1500.0)))
+        if active.size > limit:
+            at = int(np.searchsorted(active, self._cursor))
+            active = np.roll(active, -at)[:limit]
+            self._cursor = int(active[-1]) + 1
+        self._forget(active)
+        self._posterior(active)
+
+    def _forget(self, rows: np.ndarray) -> None:
+        if self.options.horizon <= 0:
+            return
+        old = np.exp(-self._since[rows] / self.options.horizon)
+        self._gram[rows] *= old[:, None, None]
+        self._moment[rows] *= old[:, None]
+        self._seen[rows] *= old
+        self._since[rows] = 0.0
+
+    def _posterior(self, rows: np.ndarray) -> None:
+        """Posterior mean and covariance of ``rows`` from their evidence and the prior."""
+        if not rows.size:
+            return
+        prior = np.linalg.inv(self._prior_cov)
+        precision = self._gram[rows]
+        precision /= self._noise
+        precision += prior
+        factor = torch.linalg.cholesky(torch.from_numpy(precision))
+        cov = torch.cholesky_inverse(factor).numpy()
+        self._cov[rows] = cov
+        moment = self._moment[rows] / self._noise + prior @ self._prior_mean
+        self._mean[rows] = np.matmul(cov, moment[:, :, None])[:, :, 0]
+
+    # -- serving
+
+    def scores(self, embeddings: np.ndarray, hotkeys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Expected target and its standard deviation for embeddings [b, d] and hotkeys [n]: two float64 [b, n]."""
+        x = self.basis.features(embeddings)
+        rows = self._index.find(hotkeys)
+        mean = np.empty((x.shape[0], rows.size))
+        variance = np.empty_like(mean)
+        mean[:] = (x @ self._prior_mean)[:, None]
+        variance[:] = np.einsum("bi,ij,bj->b", x, self._prior_cov, x)[:, None]
+        known = rows >= 0
+        found = rows[known]
+        if found.size:
+            mean[:, known] = x @ self._mean[found].T
+            cov = self._cov[found]
+            for b in range(x.shape[0]):
+                variance[b, known] = (cov @ x[b]) @ x[b]
+        return mean, np.sqrt(np.clip(variance, 1e-9, None))
+
+    @property
+    def features(self) -> int:
+        """How many numbers describe a prompt, the constant included."""
+        return self.basis.size
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of one reward around its expectation, in the scores' unit."""
+        return float(np.sqrt(self._noise))
+
+    def retire(self, hotkeys: np.ndarray) -> None:
+        """Forget hotkeys that left the subnet."""
+        freed = self._index.release(hotkeys)
+        if freed.size:
+            self._clear(freed)
+
+    def known(self, hotkeys: np.ndarray) -> np.ndarray:
+        """Whether anything was learnt of each hotkey, bool [n]."""
+        return self._index.find(hotkeys) >= 0
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    # -- checkpoints
+
+    def to_bytes(self) -> bytes:
+        """The whole state; from_bytes gives a head that goes on bit for bit as this one."""
+        used, p = self._index.used, self.basis.size
+        upper = np.triu_indices(p)
+        columns = len(self._prompts)
+        meta = {
+            "dim": self.dim,
+            "encoder": self.encoder,
+            "options": asdict(self.options),
+            "observations": self.observations,
+            "settled": self.settled,
+            "noise": self._noise,
+            "cursor": self._cursor,
+            "targets": [self._targets.variance, self._targets.steps],
+        }
+        arrays = {
+            "basis_mean": self.basis.mean,
+            "basis_projection": self.basis.projection,
+            "prior_mean": self._prior_mean,
+            "prior_cov": self._prior_cov,
+            "mean": self._mean[:used],
+            "cov": self._cov[:used],
+            "gram": self._gram[:used][:, upper[0], upper[1]],
+            "moment": self._moment[:used],
+            "seen": self._seen[:used],
+            "since": self._since[:used],
+            "embeddings": self._embeddings[:columns],
+            "counts": self._counts[:used, :columns] if columns else np.zeros((0, 0), dtype=np.float32),
+            "sums": self._sums[:used, :columns] if columns else np.zeros((0, 0), dtype=np.float32),
+            **self._index.arrays(),
+        }
+        return pack(self.rule, meta, arrays)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> BayesHead:
+        """The head that ``to_bytes`` described. Raises HeadFormat when it is damaged or of another kind."""
+        meta, arrays = unpack(data, cls.rule)
+        try:
+            head = cls(meta["dim"], meta["encoder"], BayesOptions(**meta["options"]))
+            head.observations, head.settled = meta["observations"], meta["settled"]
+            head._noise, head._cursor = meta["noise"], meta["cursor"]
+            head._targets = Targets(meta["targets"][0], meta["targets"][1])
+            head.basis = Basis(arrays["basis_mean"], arrays["basis_projection"])
+            head._index = RowIndex.from_arrays(arrays)
+            used, p = head._index.used, head.basis.size
+            head._prior_mean, head._prior_cov = arrays["prior_mean"], arrays["prior_cov"]
+            head._mean, head._cov = arrays["mean"], arrays["cov"]
+            upper = np.triu_indices(p)
+            head._gram = np.zeros((used, p, p))
+            head._gram[:, upper[0], upper[1]] = arrays["gram"]
+            head._gram[:, upper[1], upper[0]] = arrays["gram"]
+            head._moment, head._seen, head._since = arrays["moment"], arrays["seen"], arrays["since"]
+            if head._mean.shape != (used, p) or head.basis.mean.shape != (head.dim,):
+                raise HeadFormat("the arrays of the gating state do not fit together")
+            if not head.settled:
+                head._embeddings = arrays["embeddings"]
+                columns = head._embeddings.shape[0]
+                head._prompts = {
+                    blake2b(row.tobytes(), digest_size=16).digest(): at
+                    for at, row in enumerate(head._embeddings)
+                }
+                for name in ("counts", "sums"):
+                    whole = np.zeros((used, head.options.basis_prompts), dtype=np.float32)
+                    whole[:, :columns] = arrays[name]
+                    setattr(head, f"_{name}", whole)
+        except (KeyError, TypeError, IndexError) as error:
+            raise HeadFormat(f"the gating state lacks something: {error}") from error
+        return head

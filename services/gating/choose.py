@@ -1,0 +1,177 @@
+"""Whom to ask: from what is believed of each miner to a bounded set of indices, with the chance each had.
+
+Everything random takes a Generator. ``candidates`` are indices into the score arrays; results are too, in the order
+in which their answers should be preferred. Siblings (equal labels in any row of ``groups``: a coldkey, a /24) share
+at most ``per_group`` places while there are others to ask; label -1 belongs to nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from services.gating.expect import fewest
+
+AUTO_PER_GROUP = 2
+"""Siblings asked at most under ``k="auto"``, when the caller does not say."""
+_DRAWS = 64
+
+
+@dataclass(frozen=True)
+class Choice:
+    """``indices`` int64 [k], best first; ``propensities`` float64 [k]: how likely each was to be chosen, in (0, 1].
+
+    A propensity is exact for uniform and for at most one exploring place, and otherwise an estimate.
+    """
+
+    indices: np.ndarray
+    propensities: np.ndarray
+
+    def __len__(self) -> int:
+        return self.indices.size
+
+
+def choose(
+    mean: np.ndarray,
+    std: np.ndarray,
+    candidates: np.ndarray,
+    k: int | Literal["auto"],
+    *,
+    rng: np.random.Generator,
+    explore: float = 0.0,
+    k_max: int = 64,
+    groups: Sequence[np.ndarray] = (),
+    per_group: int | None = None,
+    noise: float = 0.5,
+    keep: float = 0.97,
+) -> Choice:
+    """The best ``k`` of ``candidates`` by mean [n], a share ``explore`` of the places drawn from the others.
+
+    ``k="auto"`` asks the fewest that keep the share ``keep`` of the expected best reward's lead over the average
+    miner; a single reward scatters by ``std`` and ``noise``. Never more than ``k_max``, never a candidate twice.
+    """
+    candidates = _distinct(candidates)
+    mu = _finite(mean)
+    ranked = candidates[np.argsort(-mu[candidates], kind="stable")]
+    limit = min(k_max, ranked.size)
+    if limit <= 0:
+        return Choice(np.zeros(0, dtype=np.int64), np.zeros(0))
+    if k == "auto":
+        share = per_group or AUTO_PER_GROUP
+        order = _order(ranked, limit, groups, share)
+        scatter = np.sqrt(np.square(_finite(std)[order]) + noise * noise)
+        size = min(fewest(mu[order], scatter, keep), limit)
+    else:
+        size = max(1, min(int(k), limit))
+        share = per_group or max(1, size // 3)
+        order = _order(ranked, size, groups, share)
+    places = min(explore * size, size - 1.0)
+    exploring = int(places) + int(rng.random() < places - int(places))
+    best, rest = order[: size - exploring], order[size - exploring :]
+    drawn = _order(rng.permutation(rest), exploring, groups, share, taken=best)[:exploring]
+    indices = np.r_[best, drawn]
+    chances = _chances(order, size, places)
+    return Choice(indices, chances[np.argsort(order)][np.searchsorted(candidates, indices)])
+
+
+def _chances(order: np.ndarray, size: int, places: float) -> np.ndarray:
+    """The chance of each of ``order`` to be among ``size``, of which ``places`` on average are drawn at random."""
+    at = np.arange(order.size)
+    part = places - int(places)
+    chance = np.zeros(order.size)
+    for exploring, weight in ((int(places), 1.0 - part), (int(places) + 1, part)):
+        if weight > 0:
+            rest = order.size - size + exploring
+            chance += weight * np.where(at < size - exploring, 1.0, exploring / max(rest, 1))
+    return np.clip(chance, 1e-6, 1.0)
+
+
+def uniform(candidates: np.ndarray, k: int, *, rng: np.random.Generator) -> Choice:
+    """``k`` of ``candidates`` at random, each equally likely."""
+    candidates = _distinct(candidates)
+    size = max(0, min(k, candidates.size))
+    chosen = rng.permutation(candidates)[:size]
+    return Choice(chosen, np.full(size, size / max(candidates.size, 1)))
+
+
+def sample(
+    mean: np.ndarray,
+    std: np.ndarray,
+    candidates: np.ndarray,
+    k: int,
+    *,
+    rng: np.random.Generator,
+    thompson: float = 0.5,
+    groups: Sequence[np.ndarray] = (),
+    per_group: int | None = None,
+) -> Choice:
+    """``k`` of ``candidates`` to learn from: a share ``thompson`` by Thompson sampling, the others at random.
+
+    The random ones are drawn first. Each of the rest gets a draw from its posterior, and the highest are taken.
+    Their propensities are estimated with 64 further draws.
+    """
+    candidates = _distinct(candidates)
+    size = max(0, min(k, candidates.size))
+    drawn = uniform(candidates, size - round(size * thompson), rng=rng)
+    wanted = size - len(drawn)
+    if wanted == 0:
+        return drawn
+    mu, spread = _finite(mean)[candidates], _finite(std)[candidates]
+    blocked = np.isin(candidates, drawn.indices)
+    value = np.where(blocked, -np.inf, mu + spread * rng.standard_normal(candidates.size))
+    ranked = candidates[np.argsort(-value, kind="stable")][: candidates.size - len(drawn)]
+    picked = _order(ranked, wanted, groups, per_group or max(1, size // 3), taken=drawn.indices)[:wanted]
+    others = mu + spread * rng.standard_normal((_DRAWS, candidates.size))
+    top = np.argpartition(-others, wanted - 1, axis=1)[:, :wanted]
+    share = (np.bincount(top.ravel(), minlength=candidates.size) + 0.5) / (_DRAWS + 1.0)
+    random_share = len(drawn) / candidates.size
+    chance = random_share + (1.0 - random_share) * share
+    indices = np.r_[drawn.indices, picked]
+    place = {int(c): at for at, c in enumerate(candidates)}
+    return Choice(indices, np.clip(chance[[place[int(i)] for i in indices]], 1e-6, 1.0))
+
+
+def _order(
+    ranked: np.ndarray,
+    k: int,
+    groups: Sequence[np.ndarray],
+    per_group: int,
+    taken: np.ndarray | None = None,
+) -> np.ndarray:
+    """``ranked`` with its first ``k`` places freed of siblings in excess, as far as there are others."""
+    if not groups or k <= 0:
+        return ranked
+    counts: list[dict[int, int]] = [{} for _ in groups]
+
+    def count(index: int) -> None:
+        for labels, seen in zip(groups, counts, strict=True):
+            label = int(labels[index])
+            if label >= 0:
+                seen[label] = seen.get(label, 0) + 1
+
+    for index in [] if taken is None else taken.tolist():
+        count(index)
+    first: list[int] = []
+    for index in ranked.tolist():
+        if len(first) == k:
+            break
+        if all(
+            seen.get(int(labels[index]), 0) < per_group for labels, seen in zip(groups, counts, strict=True)
+        ):
+            first.append(index)
+            count(index)
+    return np.r_[np.array(first, dtype=np.int64), ranked[~np.isin(ranked, first)]]
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    """Whatever is not a number ranks last and spreads not at all."""
+    return np.nan_to_num(np.asarray(values, dtype=np.float64), nan=-1e9, posinf=1e9, neginf=-1e9).clip(
+        -1e9, 1e9
+    )
+
+
+def _distinct(candidates: np.ndarray) -> np.ndarray:
+    return np.unique(np.asarray(candidates, dtype=np.int64))
