@@ -161,7 +161,7 @@ class Connection(asyncio.BufferedProtocol):
         broken = ""
         try:
             self._parser.feed_data(self._buffer[:nbytes])
-        except httptools.HttpParserError as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             broken = type(error).__name__
         if self._reader is None:
             return  # the reader gave up while it was hearing of the body
