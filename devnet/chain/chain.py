@@ -11,7 +11,7 @@ from typing import Any
 
 from devnet.chain import accounts, calls, dispatch, epoch, metadata, shield, validity
 from devnet.chain.blocks import Block, Blocks, digest
-from devnet.chain.codec import Codec
+from devnet.chain.codec import runtime_codec
 from devnet.chain.drand import PAST_SLOT_MS, Beacon
 from devnet.chain.extrinsics import Extrinsic, InvalidTransaction, birth, inherent, parse, verify
 from devnet.chain.genesis import write_genesis
@@ -54,7 +54,7 @@ class Chain:
             spec_version = saved.spec_version + (saved.slot_ms != slot_ms)
             genesis_hash, hashes = saved.genesis_hash, saved.hashes
         self._slot_ms = slot_ms
-        self.codec = Codec(metadata.build(slot_ms), spec_version)
+        self.codec = runtime_codec(slot_ms, spec_version)
         self.state = State(Store(saved.values if saved else None), self.codec)
         if saved is None:
             write_genesis(self.state, options.netuid, wallets)

@@ -114,6 +114,12 @@ class Codec:
         return self.blank(number)
 
 
+@lru_cache(4)
+def runtime_codec(slot_duration_ms: int, spec_version: int) -> Codec:
+    """The codec of a served runtime; the metadata is parsed once a process."""
+    return Codec(metadata.build(slot_duration_ms), spec_version)
+
+
 def octets(value: Any) -> bytes:
     """The bytes of a decoded ``Vec<u8>``, which decodes to text when it happens to be UTF-8, else to 0x-hex."""
     if isinstance(value, str):
