@@ -55,3 +55,8 @@ def segment_sums(values: Floats, segments: Indices, count: int) -> Floats:
     """The sum of each segment, added up from left to right (never pairwise)."""
     sums: Floats = np.bincount(segments, weights=values, minlength=count).astype(np.float64, copy=False)
     return sums
+
+
+def left_to_right(values: Floats) -> float:
+    """The sum, added up from left to right."""
+    return float(np.cumsum(values)[-1]) if len(values) else 0.0

@@ -146,4 +146,16 @@ def rule_named(name: str, *, alpha: float, temperature: float) -> Rule:
     raise ValueError(f"there is no score rule {name!r}")
 
 
+def rule_of_format(text: str) -> Rule:
+    """The rule whose ``format`` is ``text``. Raises ValueError when there is none such."""
+    name, *pairs = text.split(":")
+    given = dict(pair.split("=", 1) for pair in pairs)
+    rule = rule_named(
+        name, alpha=float(given.get("alpha", "0.99")), temperature=float(given.get("temperature", "1"))
+    )
+    if rule.format != text:
+        raise ValueError(f"{text!r} is not how this version scores")
+    return rule
+
+
 RULES = ("softmax_ema", "softmax_ema_corrected", "shrunk_z")

@@ -55,6 +55,8 @@ class ScoreState:
     """Scored events folded."""
     block: int = 0
     """Of the newest metagraph event."""
+    announced: int = 0
+    """The size of the network in the newest metagraph event."""
     scored_ms: int = 0
     """Time of the newest scored event."""
 
@@ -109,6 +111,16 @@ def fold(state: ScoreState, events: Iterable[Event], rule: Rule) -> ScoreState:
     return state
 
 
+def counts(event: Event) -> bool:
+    """Whether an event is one of the scored."""
+    return (
+        isinstance(event, ForwardEvent)
+        and event.scored
+        and _sound(event)
+        and bool(np.isfinite(event.rewards).any())
+    )
+
+
 def _sound(event: ForwardEvent) -> bool:
     """Whether the columns have one length: a broken event must not stop the fold for ever."""
     n = len(event.uids_)
@@ -135,6 +147,7 @@ def _fold_metagraph(state: ScoreState, event: MetagraphEvent) -> None:
         state.reset(uid, int(state.digests[uid]), event.block)
     state.excluded = excluded
     state.block = event.block
+    state.announced = event.size
 
 
 @dataclass(slots=True)
@@ -290,6 +303,7 @@ class _Packed(msgspec.Struct, frozen=True, array_like=True):
     retired: dict[int, tuple[int, ...]]
     events: int
     block: int
+    announced: int
     scored_ms: int
 
 
@@ -310,6 +324,7 @@ def dump(state: ScoreState) -> bytes:
             retired=dict(sorted(state.retired.items())),
             events=state.events,
             block=state.block,
+            announced=state.announced,
             scored_ms=state.scored_ms,
         )
     )
@@ -331,5 +346,6 @@ def load(packed: bytes) -> ScoreState:
         retired=p.retired,
         events=p.events,
         block=p.block,
+        announced=p.announced,
         scored_ms=p.scored_ms,
     )

@@ -1,0 +1,5 @@
+"""What the weights service needs of a chain, and the chain as bittensor's SDK reaches it."""
+
+from services.weights.chain.protocol import Chain, Commit, Sent, Standing, Tick
+
+__all__ = ["Chain", "Commit", "Sent", "Standing", "Tick"]

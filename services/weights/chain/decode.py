@@ -1,0 +1,76 @@
+"""What the SDK decodes, as our own types."""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from typing import Any
+
+from coremesh.metagraph import Hyperparameters, Metagraph, Neuron, Nominator
+
+RAO = 1_000_000_000
+
+
+def metagraph(
+    graph: dict[str, Any],
+    delegate: dict[str, Any] | None,
+    *,
+    netuid: int,
+    version_key: int,
+    hotkey: str,
+    vpermit_tao_limit: float,
+) -> Metagraph:
+    """A snapshot from ``SubnetInfoRuntimeApi.get_metagraph`` and ``DelegateInfoRuntimeApi.get_delegate``."""
+    neurons = tuple(
+        Neuron(
+            uid=uid,
+            hotkey=str(graph["hotkeys"][uid]),
+            coldkey=str(graph["coldkeys"][uid]),
+            ip=address(int(axon["ip"]), int(axon["ip_type"])),
+            port=int(axon["port"]),
+            protocol=int(axon["protocol"]),
+            stake=int(graph["total_stake"][uid]) / RAO,
+            permit=bool(graph["validator_permit"][uid]),
+            last_update=int(graph["last_update"][uid]),
+            registered_at=int(graph["block_at_registration"][uid]),
+            active=bool(graph["active"][uid]),
+        )
+        for uid, axon in enumerate(graph["axons"])
+    )
+    return Metagraph(
+        netuid=netuid,
+        block=int(graph["block"]),
+        time_ms=time.time_ns() // 1_000_000,
+        neurons=neurons,
+        hyperparameters=Hyperparameters(
+            tempo=int(graph["tempo"]),
+            rate_limit=int(graph["weights_rate_limit"]),
+            min_weights=int(graph["min_allowed_weights"]),
+            max_weight=int(graph["max_weights_limit"]),
+            activity_cutoff=int(graph["activity_cutoff"]),
+            version_key=version_key,
+            commit_reveal=bool(graph["commit_reveal_weights_enabled"]),
+            reveal_period=int(graph["commit_reveal_period"]),
+        ),
+        nominators=nominators(delegate, netuid),
+        hotkey=hotkey,
+        vpermit_tao_limit=vpermit_tao_limit,
+    )
+
+
+def nominators(delegate: dict[str, Any] | None, netuid: int) -> tuple[Nominator, ...]:
+    """Who delegates to us on this subnet or on the root, the largest first."""
+    found: list[Nominator] = []
+    for coldkey, stakes in (delegate or {}).get("nominators") or ():
+        rao = sum(int(amount) for subnet, amount in stakes if int(subnet) in (0, netuid))
+        if rao > 0:
+            found.append(Nominator(coldkey=str(coldkey), stake=rao / RAO))
+    return tuple(sorted(found, key=lambda n: (-n.stake, n.coldkey)))
+
+
+def address(number: int, kind: int) -> str:
+    """The chain's number of an IP address, as text. ``0.0.0.0`` for a number that is none."""
+    try:
+        return str(ipaddress.IPv6Address(number) if kind == 6 else ipaddress.IPv4Address(number))
+    except ipaddress.AddressValueError:
+        return "0.0.0.0"

@@ -1,0 +1,248 @@
+"""The chain through bittensor's SDK: the only place of the service that imports it.
+
+The SDK has one async client per event loop, no overall deadlines, and reconnects by itself most of the time. So it
+lives on a thread with a loop of its own; every call has a deadline here; and a client that fails repeatedly, or a
+thread that does not come back, is thrown away and built anew on the next endpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar, cast
+
+import bittensor as bt
+import structlog
+from bittensor.settings import default_fallback_endpoints, resolve_endpoint
+
+from coremesh.errors import BadSetting, ChainUnavailable
+from coremesh.metagraph import Metagraph
+from coremesh.settings import ChainSettings
+from coremesh.wire.keys import KeyPair
+from services.weights.chain import decode
+from services.weights.chain.protocol import Commit, Sent, Standing, Tick
+from services.weights.chain.thread import LoopStuck, LoopThread
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+PALLET: Any = bt.storage.SubtensorModule
+FAILURES_TO_REBUILD = 3
+CLOSE_S = 2.0
+UNCERTAIN = ("may already be", "timed out", "timeout", "connection", "usurped", "retracted", "dropped")
+"""Words of SDK messages after which the extrinsic may still be included."""
+
+
+class BittensorChain:
+    """A Chain. ``keypair`` is our unlocked hotkey. Raises BadSetting for a network that there is not."""
+
+    def __init__(self, settings: ChainSettings, keypair: KeyPair) -> None:
+        try:
+            label, endpoint = resolve_endpoint(settings.network)
+        except ValueError as error:
+            raise BadSetting(f"COREMESH_CHAIN_NETWORK: {error}") from None
+        others = settings.fallbacks or tuple(default_fallback_endpoints(label))
+        self._endpoints = [endpoint, *(url for url in others if url != endpoint)]
+        self._netuid = settings.netuid
+        self._limit = settings.vpermit_tao_limit
+        self._deadline_s = settings.timeout_s
+        self._keypair = keypair
+        self._hotkey = keypair.ss58_address
+        self._thread = LoopThread("chain")
+        self._submit_s = settings.submit_timeout_s
+        self._client: Any = None
+        self._substrate: Any = None
+        self._connecting: asyncio.Lock | None = None
+        self._failures = 0
+        self._turn = 0
+
+    async def tick(self) -> Tick:
+        """See Chain."""
+
+        async def read(client: Any) -> Tick:
+            at = await client.at()
+            updates, epoch, since = await asyncio.gather(
+                at.query(PALLET.LastUpdate, [self._netuid]),
+                at.query(PALLET.LastEpochBlock, [self._netuid]),
+                at.query(PALLET.BlocksSinceLastStep, [self._netuid]),
+            )
+            block = int(at.block)
+            start = int(epoch or 0) or max(0, block - int(since or 0))
+            return Tick(block, start, tuple(int(update) for update in updates or ()))
+
+        return await self._call(read)
+
+    async def metagraph(self) -> Metagraph:
+        """See Chain."""
+
+        async def read(client: Any) -> Metagraph:
+            at = await client.at()
+            graph, delegate, version_key = await asyncio.gather(
+                at.runtime(bt.runtime_api.SubnetInfoRuntimeApi.get_metagraph, [self._netuid]),
+                at.runtime(bt.runtime_api.DelegateInfoRuntimeApi.get_delegate, [self._hotkey]),
+                at.query(PALLET.WeightsVersionKey, [self._netuid]),
+            )
+            if not isinstance(graph, dict):
+                raise ChainUnavailable(
+                    f"the chain has no subnet {self._netuid}", remedy="Check COREMESH_CHAIN_NETUID."
+                )
+            return decode.metagraph(
+                cast("dict[str, Any]", graph),
+                delegate,
+                netuid=self._netuid,
+                version_key=int(version_key or 0),
+                hotkey=self._hotkey,
+                vpermit_tao_limit=self._limit,
+            )
+
+        return await self._call(read)
+
+    async def standing(self) -> Standing:
+        """See Chain."""
+
+        async def read(client: Any) -> Standing:
+            at = await client.at()
+            uid, updates, permits, owner, sealed, commits = await asyncio.gather(
+                at.query(PALLET.Uids, [self._netuid, self._hotkey]),
+                at.query(PALLET.LastUpdate, [self._netuid]),
+                at.query(PALLET.ValidatorPermit, [self._netuid]),
+                at.query(PALLET.SubnetOwnerHotkey, [self._netuid]),
+                at.query(PALLET.CommitRevealWeightsEnabled, [self._netuid]),
+                at.query_map(PALLET.TimelockedWeightCommits, [self._netuid]),
+            )
+            row = await at.query(PALLET.Weights, [self._netuid, uid]) if uid is not None else ()
+            index = -1 if uid is None else int(uid)
+            return Standing(
+                block=int(at.block),
+                uid=None if uid is None else index,
+                last_update=int(updates[index]) if 0 <= index < len(updates or ()) else 0,
+                weights={int(target): int(value) for target, value in row or ()},
+                commits=tuple(
+                    Commit(int(block), int(reveal_round))
+                    for _, pending in commits
+                    for hotkey, block, _, reveal_round in pending or ()
+                    if str(hotkey) == self._hotkey
+                ),
+                commit_reveal=bool(sealed),
+                permit=0 <= index < len(permits or ()) and bool(permits[index]),
+                owner=str(owner) == self._hotkey,
+            )
+
+        return await self._call(read)
+
+    async def set_weights(
+        self, uids: tuple[int, ...], values: tuple[int, ...], version_key: int, least: int
+    ) -> Sent:
+        """See Chain."""
+
+        async def write(client: Any) -> Sent:
+            intent = bt.SetWeights(
+                netuid=self._netuid,
+                uids=list(uids),
+                weights=[float(value) for value in values],
+                version_key=version_key,
+            )
+            substrate = _FewestWeights(self._substrate, self._netuid, least)
+            capped = bt.Client(client.network, substrate=cast(Any, substrate))
+            try:
+                result = await capped.execute(intent, cast(Any, self._keypair), wait_for_finalization=False)
+            except bt.ChainError as error:
+                return Sent(False, True, _code(error), str(error))
+            except bt.RpcConnectionError:
+                raise
+            except bt.BittensorError as error:
+                return Sent(False, True, type(error).__name__, str(error))
+            if result.success:
+                return Sent(True, True)
+            message = str(result.message or "")
+            certain = result.error is not None and not any(word in message.lower() for word in UNCERTAIN)
+            return Sent(False, certain, _code(result.error), message)
+
+        try:
+            return await self._call(write, self._submit_s)
+        except ChainUnavailable as error:
+            return Sent(False, False, error.code, error.message)
+
+    async def rebuild(self) -> None:
+        """See Chain."""
+        self._turn += 1
+        await self._drop()
+
+    async def close(self) -> None:
+        """See Chain."""
+        await self._drop()
+        self._thread.stop()
+
+    async def _call(self, work: Callable[[Any], Awaitable[T]], deadline_s: float | None = None) -> T:
+        async def run() -> T:
+            return await work(await self._connected())
+
+        thread, seconds = self._thread, deadline_s or self._deadline_s
+        try:
+            result = await thread.call(run, seconds)
+        except LoopStuck:
+            if self._thread is thread:
+                log.error("the chain client does not come back; starting another")
+                thread.stop()
+                self._thread, self._client, self._connecting = LoopThread("chain"), None, None
+                self._turn += 1
+            raise ChainUnavailable("the chain client is stuck") from None
+        except (bt.BittensorError, TimeoutError, OSError) as error:
+            self._failures += 1
+            if self._failures >= FAILURES_TO_REBUILD or self._client is None:
+                self._failures = 0
+                await self.rebuild()
+            reason = str(error) or f"no answer within {seconds:g} s"
+            raise ChainUnavailable(f"the chain does not answer: {reason[:300]}") from error
+        self._failures = 0
+        return result
+
+    async def _connected(self) -> Any:
+        """The client, built when there is none. Runs on the thread."""
+        if self._connecting is None:
+            self._connecting = asyncio.Lock()
+        async with self._connecting:
+            if self._client is None:
+                turn = self._turn % len(self._endpoints)
+                first, *others = self._endpoints[turn:] + self._endpoints[:turn]
+                self._substrate = bt.RpcSubstrate(first, fallback_endpoints=others)
+                client = bt.Client(first, substrate=self._substrate)
+                await client.connect()
+                self._client = client
+            return self._client
+
+    async def _drop(self) -> None:
+        client, self._client = self._client, None
+        if client is None:
+            return
+        with contextlib.suppress(Exception):  # it is thrown away because it does not work
+            await self._thread.call(client.close, CLOSE_S)
+
+
+class _FewestWeights:
+    """A substrate that reports the least number of weights as the chain applies it.
+
+    The SDK refuses fewer than MinAllowedWeights, where the chain takes min(n, MinAllowedWeights).
+    """
+
+    def __init__(self, substrate: Any, netuid: int, least: int) -> None:
+        self._substrate = substrate
+        self._netuid = netuid
+        self._least = least
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._substrate, name)
+
+    async def query(
+        self, module: str, item: str, params: list[Any] | None = None, block_hash: str | None = None
+    ) -> Any:
+        found = await self._substrate.query(module, item, params, block_hash=block_hash)
+        if (module, item) == tuple(PALLET.MinAllowedWeights) and params == [self._netuid]:
+            return min(int(found or 0), self._least)
+        return found
+
+
+def _code(error: Any) -> str:
+    code = getattr(error, "code", None)
+    return str(getattr(code, "value", code) or type(error).__name__)

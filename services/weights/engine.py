@@ -1,0 +1,190 @@
+"""The loops of the service: watching the chain, setting weights, trimming; each lets none of the others down."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import structlog
+
+from coremesh.errors import ChainUnavailable, HistoryUnavailable, LeaseLost
+from coremesh.folding import FoldRunner, Follower
+from coremesh.history import Checkpoint, History, Lease
+from coremesh.settings import ChainSettings, WeightsSettings
+from coremesh.types import new_event_id
+from services.weights.book import Book
+from services.weights.chain import Chain, Standing, Tick
+from services.weights.fold import NAME, ROLE, ScoreFold
+from services.weights.ledger import Ledger
+from services.weights.metrics import CHAIN_BLOCK, CHAIN_FAILURES, EPOCHS_MISSED, EVENTS, TRIMMED
+from services.weights.scores import ScoreState
+from services.weights.submitter import Submitter
+from services.weights.sync import MetagraphSync
+
+log = structlog.get_logger(__name__)
+
+STALL_S = 60.0
+"""A chain without a new block for this long is stuck, or our endpoint is: blocks come every 12 s."""
+
+
+class Engine:
+    """What runs behind the API. ``holder`` names this instance among its peers."""
+
+    def __init__(
+        self,
+        history: History,
+        chain: Chain,
+        *,
+        chain_settings: ChainSettings,
+        settings: WeightsSettings,
+        holder: str = "",
+    ) -> None:
+        self.history = history
+        self.chain = chain
+        self.holder = holder or f"weights-{new_event_id()}"
+        self._settings = settings
+        self.book = Book(settings)
+        fold = ScoreFold(self.book.rule)
+        self.runner: FoldRunner[ScoreState] = FoldRunner(
+            history, fold, name=NAME, role=ROLE, holder=self.holder, on_state=self._on_state
+        )
+        self.follower: Follower[ScoreState] = Follower(history, fold, name=NAME, on_state=self._on_checkpoint)
+        self.sync = MetagraphSync(history, chain, chain_settings)
+        self.ledger = Ledger(history)
+        self.submitter = Submitter(self.ledger, chain, self.book, settings)
+        self.tick: Tick | None = None
+        self._moved_s = time.monotonic()
+        self._problem: str | None = "the chain has not been reached yet"
+        self._standing: Standing | None = None
+        self._ready: Lease | None = None
+
+    async def fold(self) -> None:
+        """Fold while leading. Ends when cancelled."""
+        await self.runner.run()
+
+    async def follow(self) -> None:
+        """Show the newest checkpoint and snapshot while another leads. Ends when cancelled."""
+        while True:
+            if self.runner.lease is None:
+                try:
+                    await self.follower.look()
+                    await self.sync.look()
+                except HistoryUnavailable as error:
+                    log.warning("history away", reason=error.message)
+            await asyncio.sleep(0.5)
+
+    async def watch(self) -> None:
+        """Look at the chain, and publish the metagraph while leading. Ends when cancelled."""
+        led: Lease | None = None
+        while True:
+            try:
+                await self._look()
+                lease = self.runner.lease
+                if lease is not None and self.tick is not None:
+                    if lease is not led:
+                        self.sync.take_over()
+                        led = lease
+                    await self.sync.step(lease, self.tick, announced=self.book.page.state.announced > 0)
+            except ChainUnavailable as error:
+                CHAIN_FAILURES.inc()
+                self._problem = error.message
+                log.warning("chain away", reason=error.message)
+            except (HistoryUnavailable, LeaseLost) as error:
+                log.warning("metagraph not published", reason=error.message)
+                led = None
+            await asyncio.sleep(self._settings.interval_s)
+
+    async def _look(self) -> None:
+        tick = await self.chain.tick()
+        CHAIN_BLOCK.set(tick.block)
+        if self.tick is None or tick.block != self.tick.block:
+            self._moved_s = time.monotonic()
+            self._count_missed(tick)
+            self.tick = tick
+        self._problem = None
+        still_s = time.monotonic() - self._moved_s
+        if still_s > STALL_S:
+            self._problem = f"the chain has been at block {tick.block} for {still_s:.0f} s"
+            self._moved_s = time.monotonic() - STALL_S / 2  # the next endpoint gets half as long
+            await self.chain.rebuild()
+
+    def _count_missed(self, tick: Tick) -> None:
+        old, metagraph = self.tick, self.sync.newest
+        if old is None or metagraph is None or tick.epoch_start <= old.epoch_start:
+            return
+        uid = metagraph.uid_of(metagraph.hotkey)
+        if uid is not None and uid < len(old.last_update) and old.last_update[uid] < old.epoch_start:
+            EPOCHS_MISSED.inc()
+            log.error("an epoch ended without weights of ours", epoch_start=old.epoch_start)
+
+    async def submit(self) -> None:
+        """Set weights while leading. Ends when cancelled."""
+        seen = -1
+        led: Lease | None = None
+        while True:
+            lease, tick, metagraph = self.runner.lease, self.tick, self.sync.newest
+            ready = self._ready is lease and self.book.page.state.announced > 0
+            if (
+                lease is not None
+                and ready
+                and tick
+                and metagraph
+                and (tick.block != seen or lease is not led)
+            ):
+                try:
+                    if lease is not led:
+                        await self.submitter.take_over()
+                        led = lease
+                    await self.submitter.step(
+                        lease, tick, metagraph, lambda lease=lease: self.runner.lease is lease
+                    )
+                    seen = tick.block
+                except ChainUnavailable as error:
+                    CHAIN_FAILURES.inc()
+                    log.warning("weights wait for the chain", reason=error.message)
+                except (HistoryUnavailable, LeaseLost) as error:
+                    log.warning("weights wait for the history", reason=error.message)
+            await asyncio.sleep(self._settings.interval_s)
+
+    async def trim(self) -> None:
+        """Keep the history within its bound while leading. Ends when cancelled."""
+        while True:
+            await asyncio.sleep(self._settings.trim_s)
+            if self.runner.lease is None:
+                continue
+            try:
+                dropped = await self.history.trim(self._settings.keep_events, self._settings.trim_folds)
+                TRIMMED.inc(dropped)
+            except HistoryUnavailable as error:
+                log.warning("history not trimmed", reason=error.message)
+
+    async def standing(self) -> Standing | None:
+        """What the chain held of us when it last answered, at most a block old while it does."""
+        known, tick = self._standing, self.tick
+        if known is None or tick is None or known.block < tick.block:
+            try:
+                self._standing = await self.chain.standing()
+            except ChainUnavailable as error:
+                log.warning("chain away", reason=error.message)
+        return self._standing
+
+    async def history_problem(self) -> str | None:
+        """None when the history answers. Raises HistoryUnavailable."""
+        await self.history.ping()
+        return None
+
+    async def chain_problem(self) -> str | None:
+        """What is wrong with the chain, or None."""
+        return self._problem
+
+    async def metagraph_problem(self) -> str | None:
+        """What is wrong with the metagraph, or None."""
+        return None if self.sync.newest is not None else "no metagraph has been published yet"
+
+    async def _on_state(self, state: ScoreState, checkpoint: Checkpoint, lease: Lease) -> None:
+        await self._on_checkpoint(state, checkpoint)
+        self._ready = lease
+
+    async def _on_checkpoint(self, state: ScoreState, checkpoint: Checkpoint) -> None:
+        self.book.turn(checkpoint)
+        EVENTS.set(state.events)

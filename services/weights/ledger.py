@@ -1,0 +1,82 @@
+"""Submissions as records: what has become of each, and what is still open."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+
+from coremesh.history import History, Lease, Submission
+from coremesh.types import StreamId, stream_key
+from services.weights.metrics import SUBMISSIONS
+from services.weights.scores import counts
+
+LOOKED_BACK = 500
+"""Records read when taking over."""
+PAGE = 1000
+
+ON_CHAIN = ("landed", "committed", "revealed")
+
+
+@dataclass(slots=True)
+class Ledger:
+    """What the records say. Written only with a lease, so that a stale leader's attempt is refused."""
+
+    history: History
+    attempt: Submission | None = None
+    """Handed to the chain, outcome unknown."""
+    attempt_events: int = 0
+    """Scored events up to the attempt."""
+    sealed: list[Submission] = field(default_factory=list[Submission])
+    """Committed and not yet revealed, oldest first."""
+    newest: Submission | None = None
+    """The last one that the chain took."""
+    events: int = 0
+    """Scored events up to the newest."""
+
+    @property
+    def previous(self) -> Mapping[int, int] | None:
+        """uid to u16 of the newest, None when there is none."""
+        return dict(zip(self.newest.uids, self.newest.values, strict=True)) if self.newest else None
+
+    async def record(self, submission: Submission, lease: Lease) -> Submission:
+        """Write a record. Raises LeaseLost, HistoryUnavailable."""
+        stamped = msgspec.structs.replace(submission, time_ms=time.time_ns() // 1_000_000)
+        await self.history.submit(stamped, lease)
+        SUBMISSIONS.labels(stamped.result).inc()
+        return stamped
+
+    async def take_over(self, last_id: StreamId, events: int) -> None:
+        """Read what earlier leaders left. ``events``: scored events up to ``last_id``. Raises HistoryUnavailable."""
+        last: dict[str, Submission] = {}
+        for entry in await self.history.submissions(LOOKED_BACK):
+            last.setdefault(entry.submission.id, entry.submission)
+        records = list(reversed(last.values()))
+        self.sealed = [r for r in records if r.result == "committed"]
+        sent = [r for r in records if r.result == "sent"]
+        self.attempt = sent[-1] if sent else None
+        taken = [r for r in records if r.result in ON_CHAIN]
+        self.newest = taken[-1] if taken else None
+        self.events = await self._events_up_to(self.newest, last_id, events)
+        self.attempt_events = await self._events_up_to(self.attempt, last_id, events)
+
+    async def _events_up_to(self, submission: Submission | None, last_id: StreamId, events: int) -> int:
+        if submission is None:
+            return 0
+        return max(0, events - await scored_between(self.history, StreamId(submission.last_id), last_id))
+
+
+async def scored_between(history: History, after: StreamId, until: StreamId) -> int:
+    """Scored events after one place and up to another, among those that are kept."""
+    count, at = 0, after
+    while stream_key(at) < stream_key(until):
+        entries = await history.read(at, PAGE)
+        if not entries:
+            break
+        at = entries[-1].stream_id
+        count += sum(
+            counts(entry.event) for entry in entries if stream_key(entry.stream_id) <= stream_key(until)
+        )
+    return count

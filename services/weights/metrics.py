@@ -1,0 +1,16 @@
+"""What Prometheus learns about weights. Names carry their unit."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge
+
+CHAIN_BLOCK = Gauge("coremesh_chain_block", "Newest block seen")
+CHAIN_FAILURES = Counter("coremesh_chain_failures_total", "Chain calls that failed or timed out")
+METAGRAPH_BLOCK = Gauge("coremesh_metagraph_block", "Block of the newest metagraph published")
+AGE_BLOCKS = Gauge("coremesh_weights_age_blocks", "Blocks since the chain last saw weights of ours")
+DUE = Gauge("coremesh_weights_due", "1 while weights are due and not yet on the chain")
+HELD = Gauge("coremesh_weights_held", "1 while the gate holds a submission, by reason", ["reason"])
+SUBMISSIONS = Counter("coremesh_weights_submissions_total", "Records of submissions", ["result"])
+EPOCHS_MISSED = Counter("coremesh_weights_epochs_missed_total", "Epochs that ended without weights of ours")
+EVENTS = Gauge("coremesh_scores_events", "Scored events in the scores")
+TRIMMED = Counter("coremesh_history_trimmed_total", "Events trimmed from the history")

@@ -1,0 +1,246 @@
+"""Proving scores and submissions: fold the history again from its start, and compare bit for bit."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import timedelta
+
+from rich.console import Console
+from rich.table import Table
+
+from coremesh.errors import BadSetting, CoremeshError
+from coremesh.events import Event
+from coremesh.history import History, Submission
+from coremesh.history.redis import RedisHistory
+from coremesh.settings import ALL_SECTIONS, ChainSettings, RedisSettings, load
+from coremesh.types import ORIGIN, StreamId, stream_key
+from services.weights import scores
+from services.weights.fold import NAME
+from services.weights.recipe import recipe_of_text
+from services.weights.rules import Rule, rule_of_format
+from services.weights.scores import ScoreState
+
+EQUAL, DIFFERENT, BAD_SETTING, NOT_PROVABLE = 0, 1, 2, 3
+PAGE = 1000
+MOST_SUBMISSIONS = 20_000
+HELP = """usage: coremesh replay [--json] [--redis.url URL] [--chain.netuid N] [--config FILE]
+
+Folds the event history from its start, and compares the scores with the checkpoint that the weights service
+holds, and the weights with every recorded submission, bit for bit.
+
+exit code: 0 all equal, 1 something differs, 2 a bad setting, 3 the start of the history was trimmed away"""
+
+
+@dataclass(slots=True)
+class Difference:
+    """One uid whose replayed score is not the one held."""
+
+    uid: int
+    held: float | None
+    replayed: float | None
+
+
+@dataclass(slots=True)
+class Compared:
+    """One submission against its replay."""
+
+    id: str
+    block: int
+    result: str
+    last_id: str
+    equal: bool
+    note: str = ""
+
+
+@dataclass(slots=True)
+class Report:
+    """What a replay found."""
+
+    provable: bool
+    equal: bool
+    note: str
+    events: int = 0
+    entries: int = 0
+    last_id: str = ORIGIN
+    format: str = ""
+    differences: list[Difference] = field(default_factory=list[Difference])
+    submissions: list[Compared] = field(default_factory=list[Compared])
+
+    @property
+    def exit_code(self) -> int:
+        """For the shell."""
+        return NOT_PROVABLE if not self.provable else EQUAL if self.equal else DIFFERENT
+
+
+async def replay(history: History) -> Report:
+    """Replay ``history``. Raises HistoryUnavailable."""
+    checkpoint = await history.load(NAME)
+    records: dict[str, Submission] = {}
+    for entry in await history.submissions(MOST_SUBMISSIONS):
+        records.setdefault(entry.submission.id, entry.submission)
+    trimmed = await history.trimmed()
+    if trimmed != ORIGIN:
+        return Report(
+            provable=False,
+            equal=False,
+            note=f"events up to {trimmed} were trimmed away: scores cannot be proven from the start",
+        )
+    if checkpoint is None:
+        length = await history.length()
+        note = "nothing was folded yet" if length else "the history is empty"
+        return Report(provable=True, equal=length == 0, note=note)
+    _, _, rule_text = checkpoint.format.partition(f"{scores.LAYOUT}:")
+    try:
+        rule = rule_of_format(rule_text)
+    except ValueError as error:
+        return Report(provable=False, equal=False, note=f"the checkpoint was made another way: {error}")
+    tracks = {rule.format: _Track(rule)}
+    open_, compared = _plan(list(records.values()), tracks, checkpoint.last_id)
+    at, entries = ORIGIN, 0
+    while stream_key(at) < stream_key(checkpoint.last_id):
+        page = await history.read(at, PAGE)
+        page = [entry for entry in page if stream_key(entry.stream_id) <= stream_key(checkpoint.last_id)]
+        if not page:
+            break
+        for entry in page:
+            for track in tracks.values():
+                track.take(entry.event)
+            for submission in open_.pop(entry.stream_id, ()):
+                compared.append(_compare(submission, tracks))
+        for track in tracks.values():
+            track.fold()
+        entries += len(page)
+        at = page[-1].stream_id
+    for left in open_.values():
+        compared += [_compared(s, False, "its place is not in the history") for s in left]
+    held, state = scores.load(checkpoint.state), tracks[rule.format].state
+    same = scores.dump(state) == checkpoint.state
+    compared.sort(key=lambda c: (stream_key(c.last_id), c.block))
+    all_equal = same and all(c.equal for c in compared)
+    return Report(
+        provable=True,
+        equal=all_equal,
+        note="every bit is equal" if all_equal else "the replay differs from what is held",
+        events=state.events,
+        entries=entries,
+        last_id=checkpoint.last_id,
+        format=checkpoint.format,
+        differences=[] if same else _differences(held, state),
+        submissions=compared,
+    )
+
+
+class _Track:
+    """One rule's fold, some events behind."""
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+        self.state = ScoreState()
+        self._waiting: list[Event] = []
+
+    def take(self, event: Event) -> None:
+        self._waiting.append(event)
+
+    def fold(self) -> ScoreState:
+        self.state = scores.fold(self.state, self._waiting, self.rule)
+        self._waiting = []
+        return self.state
+
+
+def _plan(
+    submissions: list[Submission], tracks: dict[str, _Track], last_id: StreamId
+) -> tuple[dict[str, list[Submission]], list[Compared]]:
+    """Where to look at which submission; adds the tracks of other rules that they need."""
+    open_: dict[str, list[Submission]] = {}
+    compared: list[Compared] = []
+    for submission in submissions:
+        try:
+            rule = recipe_of_text(submission.rule).rule
+        except ValueError as error:
+            compared.append(_compared(submission, False, str(error)))
+            continue
+        tracks.setdefault(rule.format, _Track(rule))
+        if stream_key(submission.last_id) > stream_key(last_id):
+            compared.append(_compared(submission, False, "its place is behind the checkpoint"))
+        else:
+            open_.setdefault(submission.last_id, []).append(submission)
+    for submission in open_.pop(ORIGIN, ()):
+        compared.append(_compare(submission, tracks))
+    return open_, compared
+
+
+def _compare(submission: Submission, tracks: dict[str, _Track]) -> Compared:
+    how = recipe_of_text(submission.rule)
+    vector = how.vector(tracks[how.rule.format].fold(), submission.hotkey)
+    equal = (vector.uids, vector.weights, vector.values) == (
+        submission.uids,
+        submission.weights,
+        submission.values,
+    )
+    return _compared(submission, equal, "" if equal else "the replayed weights are others")
+
+
+def _compared(submission: Submission, equal: bool, note: str) -> Compared:
+    return Compared(submission.id, submission.block, submission.result, submission.last_id, equal, note)
+
+
+def _differences(held: ScoreState, replayed: ScoreState) -> list[Difference]:
+    found: list[Difference] = []
+    for uid in range(max(held.size, replayed.size)):
+        a = float(held.moving[uid]) if uid < held.size else None
+        b = float(replayed.moving[uid]) if uid < replayed.size else None
+        if a != b:
+            found.append(Difference(uid, a, b))
+    return found
+
+
+def show(report: Report, console: Console) -> None:
+    """Print a report for people."""
+    console.print(f"{report.note}.", highlight=False)
+    console.print(
+        f"{report.events} scored events in {report.entries} entries up to {report.last_id} ({report.format})",
+        highlight=False,
+    )
+    if report.differences:
+        table = Table("uid", "held", "replayed", title="scores that differ")
+        for d in report.differences:
+            table.add_row(str(d.uid), repr(d.held), repr(d.replayed))
+        console.print(table)
+    if report.submissions:
+        table = Table("block", "result", "up to event", "equal", "note", title="submissions")
+        for s in report.submissions:
+            table.add_row(str(s.block), s.result, s.last_id, "yes" if s.equal else "NO", s.note)
+        console.print(table)
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command. Gives the exit code."""
+    words = list(argv)
+    if "--help" in words:
+        print(HELP)
+        return EQUAL
+    as_json = "--json" in words
+    words = [word for word in words if word != "--json"]
+    try:
+        settings = load([RedisSettings, ChainSettings], words, known=ALL_SECTIONS)
+        report = asyncio.run(_run(settings[RedisSettings], settings[ChainSettings].netuid))
+    except CoremeshError as error:
+        print(f"replay: {error.message}. {error.remedy}", file=sys.stderr)
+        return BAD_SETTING if isinstance(error, BadSetting) else DIFFERENT
+    if as_json:
+        print(json.dumps(asdict(report)))
+    else:
+        show(report, Console())
+    return report.exit_code
+
+
+async def _run(redis: RedisSettings, netuid: int) -> Report:
+    history = RedisHistory(redis.url, netuid, timeout=timedelta(seconds=redis.timeout_s))
+    try:
+        return await replay(history)
+    finally:
+        await history.close()

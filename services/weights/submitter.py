@@ -1,0 +1,234 @@
+"""Getting weights onto the chain: propose, gate, send, read back, try again within the epoch.
+
+A submission is recorded as ``sent`` before it is handed to the chain, and its outcome after the chain was read
+back. So whoever takes over finds what was under way, and a leader that lost its lease is refused the record and
+sends nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+import structlog
+
+from coremesh.history import Lease, Submission
+from coremesh.metagraph import Metagraph
+from coremesh.settings import WeightsSettings
+from coremesh.types import new_event_id
+from services.weights.book import Book, Proposal
+from services.weights.chain import Chain, Sent, Standing, Tick
+from services.weights.gate import Reason
+from services.weights.ledger import Ledger
+from services.weights.metrics import AGE_BLOCKS, DUE, HELD
+from services.weights.schedule import Due, due, retry_wait
+
+log = structlog.get_logger(__name__)
+
+PATIENCE_BLOCKS = 8
+"""How long an extrinsic whose answer was lost may take to show itself."""
+HARD = ("empty", "not_finite", "not_registered")
+"""Reasons that not even an operator can override."""
+
+
+class Submitter:
+    """One leader's submissions. ``step`` is called on every new block; between calls all state is in the ledger."""
+
+    def __init__(self, ledger: Ledger, chain: Chain, book: Book, settings: WeightsSettings) -> None:
+        self._ledger = ledger
+        self._chain = chain
+        self._book = book
+        self._settings = settings
+        self._failures = 0
+        self._retry_at = 0
+        self._tempo = 360
+        self._said: tuple[object, ...] = ()
+        self._override = False
+        self._answer: Sent | None = None
+        self.reasons: tuple[Reason, ...] = ()
+        """Why the next submission is held."""
+
+    def override_once(self) -> None:
+        """Let the next submission pass whatever an operator may answer for."""
+        self._override = True
+
+    async def take_over(self) -> None:
+        """Begin to lead. Raises HistoryUnavailable."""
+        page = self._book.page
+        await self._ledger.take_over(page.last_id, page.state.events)
+        self._failures, self._retry_at, self._said, self._answer = 0, 0, (), None
+
+    async def step(self, lease: Lease, tick: Tick, metagraph: Metagraph, leads: Callable[[], bool]) -> None:
+        """Do what is due at ``tick``. ``leads`` tells whether the lease is still held.
+
+        Raises ChainUnavailable, HistoryUnavailable, LeaseLost; call again.
+        """
+        self._tempo = metagraph.hyperparameters.tempo
+        if self._ledger.attempt is not None:
+            await self._settle(lease, tick)
+        if self._ledger.sealed:
+            await self._look_for_reveals(lease)
+        uid = metagraph.uid_of(metagraph.hotkey)
+        last_update = tick.last_update[uid] if uid is not None and uid < len(tick.last_update) else 0
+        AGE_BLOCKS.set(tick.block - last_update)
+        when = due(
+            tick.block,
+            tick.epoch_start,
+            last_update,
+            metagraph.hyperparameters,
+            self._settings.epoch_length_override,
+        )
+        DUE.set(when is not Due.WAIT)
+        if when is Due.WAIT or self._ledger.attempt is not None or tick.block < self._retry_at:
+            return
+        proposal = self.propose(metagraph, tick.block)
+        standing = await self._chain.standing()
+        self.reasons = self._holding(proposal, standing, metagraph, when)
+        self._show(self.reasons)
+        submission = self._submission(proposal, tick.block, metagraph, standing)
+        if self.reasons:
+            await self._say(lease, submission, "held", tick, tuple(r.code for r in self.reasons))
+        elif self._settings.dry_run:
+            await self._say(lease, submission, "dry_run", tick, ())
+        elif leads():
+            await self._send(lease, submission, proposal)
+
+    def propose(self, metagraph: Metagraph, block: int) -> Proposal:
+        """What would be set now."""
+        return self._book.propose(
+            metagraph, block, since_events=self._ledger.events, previous=self._ledger.previous
+        )
+
+    def _holding(
+        self, proposal: Proposal, standing: Standing, metagraph: Metagraph, when: Due
+    ) -> tuple[Reason, ...]:
+        reasons = list(proposal.reasons)
+        if standing.uid is None:
+            reasons.append(Reason("not_registered", "our hotkey is not registered on the subnet"))
+        elif not (standing.permit or standing.owner or proposal.vector.uids == (standing.uid,)):
+            # A sealed commit without a permit fails in silence when it is revealed.
+            reasons.append(Reason("no_permit", "our hotkey has no validator permit"))
+        key, wanted = self._version_key(metagraph), metagraph.hyperparameters.version_key
+        if wanted and key < wanted:
+            reasons.append(Reason("version_key", f"our version key is {key}, the subnet asks for {wanted}"))
+        if when is Due.URGENT:
+            reasons = [reason for reason in reasons if not reason.soft]
+        if self._override:
+            reasons = [reason for reason in reasons if reason.code in HARD]
+        return tuple(reasons)
+
+    async def _send(self, lease: Lease, submission: Submission, proposal: Proposal) -> None:
+        self._ledger.attempt = await self._ledger.record(submission, lease)
+        self._ledger.attempt_events = proposal.page.state.events
+        self._answer, self._override = None, False
+        self._answer = await self._chain.set_weights(
+            submission.uids, submission.values, submission.version_key, proposal.limits.fewest
+        )
+        log.info(
+            "weights sent",
+            block=submission.block,
+            uids=len(submission.uids),
+            accepted=self._answer.accepted,
+            certain=self._answer.certain,
+            reason=self._answer.message,
+        )
+        await self._settle(lease, None)
+
+    async def _settle(self, lease: Lease, tick: Tick | None) -> None:
+        """Find out what became of the attempt."""
+        attempt, answer = self._ledger.attempt, self._answer
+        assert attempt is not None
+        standing = await self._chain.standing()
+        commit = next((c.block for c in standing.commits if c.block > attempt.block), None)
+        held = dict(zip(attempt.uids, attempt.values, strict=True))
+        if commit is not None:
+            attempt = msgspec.structs.replace(attempt, commit_reveal=True, landed_block=commit)
+            await self._outcome(lease, attempt, "committed", "")
+        elif standing.last_update > attempt.block and dict(standing.weights) == held:
+            result = "revealed" if standing.commit_reveal else "landed"
+            await self._outcome(
+                lease, msgspec.structs.replace(attempt, landed_block=standing.last_update), result, ""
+            )
+        elif answer is not None and not answer.accepted and answer.certain:
+            await self._outcome(lease, attempt, "failed", f"{answer.code}: {answer.message}"[:500])
+        elif max(standing.block, tick.block if tick else 0) > attempt.block + PATIENCE_BLOCKS:
+            said = f" ({answer.message})"[:400] if answer and answer.message else ""
+            await self._outcome(lease, attempt, "failed", f"it did not show up on the chain{said}")
+
+    async def _outcome(self, lease: Lease, attempt: Submission, result: str, reason: str) -> None:
+        recorded = await self._ledger.record(
+            msgspec.structs.replace(attempt, result=result, reason=reason), lease
+        )
+        self._ledger.attempt, self._answer = None, None
+        if result == "failed":
+            self._failures += 1
+            self._retry_at = attempt.block + retry_wait(self._failures, self._tempo)
+            log.error("weights failed", reason=reason, failures=self._failures)
+            return
+        self._failures, self._retry_at = 0, 0
+        self._ledger.newest = recorded
+        self._ledger.events = self._ledger.attempt_events
+        if result == "committed":
+            self._ledger.sealed.append(recorded)
+        log.info("weights " + result, block=recorded.landed_block)
+
+    async def _look_for_reveals(self, lease: Lease) -> None:
+        """Commits that are gone were revealed, or came to nothing: only the weights tell."""
+        standing = await self._chain.standing()
+        waiting = {commit.block for commit in standing.commits}
+        gone = [sealed for sealed in self._ledger.sealed if sealed.landed_block not in waiting]
+        for sealed in gone:
+            newest = sealed is gone[-1]
+            shown = dict(standing.weights) == dict(zip(sealed.uids, sealed.values, strict=True))
+            if shown:
+                result, reason = "revealed", ""
+            elif newest:
+                result = "failed"
+                reason = "the reveal came to nothing: permit, version key or length was refused"
+            else:
+                result, reason = "failed", "a later commit was revealed before this one was seen"
+            if not shown:
+                log.error("weights not revealed", block=sealed.landed_block, reason=reason)
+            await self._ledger.record(msgspec.structs.replace(sealed, result=result, reason=reason), lease)
+            self._ledger.sealed.remove(sealed)
+
+    async def _say(
+        self, lease: Lease, submission: Submission, result: str, tick: Tick, codes: tuple[str, ...]
+    ) -> None:
+        """Record what is not sent, once an epoch and whenever the reasons change."""
+        said = (result, tick.epoch_start, codes)
+        if said == self._said:
+            return
+        reason = "; ".join(r.text for r in self.reasons)
+        if result == "held":
+            log.error("weights held", reason=reason)
+        await self._ledger.record(msgspec.structs.replace(submission, result=result, reason=reason), lease)
+        self._said = said
+
+    def _submission(
+        self, proposal: Proposal, block: int, metagraph: Metagraph, standing: Standing
+    ) -> Submission:
+        return Submission(
+            id=new_event_id(),
+            time_ms=0,
+            block=block,
+            netuid=metagraph.netuid,
+            hotkey=metagraph.hotkey,
+            uids=proposal.vector.uids,
+            weights=proposal.vector.weights,
+            values=proposal.vector.values,
+            last_id=proposal.page.last_id,
+            result="sent",
+            commit_reveal=standing.commit_reveal,
+            rule=proposal.recipe.text,
+            version_key=self._version_key(metagraph),
+        )
+
+    def _version_key(self, metagraph: Metagraph) -> int:
+        own = self._settings.version_key
+        return metagraph.hyperparameters.version_key if own < 0 else own
+
+    def _show(self, reasons: tuple[Reason, ...]) -> None:
+        HELD.clear()
+        for reason in reasons:
+            HELD.labels(reason.code).set(1)
