@@ -81,7 +81,12 @@ class Miner:
     target: Target
     asked: list[Asked]
     server: asyncio.Server
-    open: set[asyncio.StreamWriter] = field(default_factory=set)
+    visits: dict[asyncio.StreamReader, asyncio.Task[None] | None] = field(default_factory=dict)
+
+    @property
+    def open(self) -> int:
+        """Connections that the client has not closed."""
+        return sum(not reader.at_eof() for reader in self.visits)
 
 
 class Stage:
@@ -96,16 +101,16 @@ class Stage:
     ) -> Miner:
         number = next(self._numbers)
         asked: list[Asked] = []
-        visits = itertools.count()
+        numbers = itertools.count()
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            miner.open.add(writer)
+            miner.visits[reader] = asyncio.current_task()
             try:
-                await play(Visit(reader, writer, next(visits), asked))
+                await play(Visit(reader, writer, next(numbers), asked))
             except (asyncio.IncompleteReadError, ConnectionError, asyncio.LimitOverrunError):
                 pass
             finally:
-                miner.open.discard(writer)
+                del miner.visits[reader]
                 writer.close()
 
         server = await asyncio.start_server(serve, host or f"127.7.0.{number}", 0, ssl=context)
@@ -116,11 +121,13 @@ class Stage:
         return miner
 
     async def close(self) -> None:
+        tasks: list[asyncio.Task[None]] = []
         for miner in self._miners:
             miner.server.close()
-            for writer in tuple(miner.open):
-                writer.transport.abort()
-        await wait_until(lambda: not any(miner.open for miner in self._miners))
+            tasks += [task for task in miner.visits.values() if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
