@@ -94,6 +94,8 @@ def create_app(settings: Settings, loops: Loops, health: Health) -> FastAPI:
         async with AsyncExitStack() as stack:
             scheduler.start()
             stack.callback(scheduler.close)
+            for close in built.closers:
+                stack.push_async_callback(close)
             loops.start("reward-compute", scheduler.watch())
             loops.start("reward-models", _report_halvings(models))
             if built.stack.learns:

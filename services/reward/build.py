@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +39,6 @@ from services.reward.masks.siblings import Siblings
 from services.reward.masks.task_validator import TaskValidator
 from services.reward.models import ClassifierOps, Models, SafetyOp
 from services.reward.stack import Stack, Weighted
-from services.reward.template import Form
 
 RULES = 1
 """Raise it when the code of a function or mask changes what it gives: rewards then are of another version."""
@@ -46,19 +46,21 @@ RULES = 1
 
 @dataclass(frozen=True)
 class Built:
-    """A stack, and the safety filter when one is configured."""
+    """A stack, the safety filter when one is configured, and what must be closed in the end."""
 
     stack: Stack
     safety: Safety | None
+    closers: tuple[Callable[[], Awaitable[None]], ...] = ()
 
 
 def build(config: StackConfig, models: Models, *, safety: bool = True) -> Built:
     """Load the models and wire the parts. ``safety`` false leaves a configured filter out. Raises BadModel."""
     identities: dict[str, str] = {}
     functions: dict[str, Weighted] = {}
+    closers: list[Callable[[], Awaitable[None]]] = []
     for part in config.function:
         name = part.name or part.type
-        function, identity = _function(name, part, models)
+        function, identity = _function(name, part, models, closers)
         functions[name] = Weighted(function, part.weight, part.normalise)
         if identity:
             identities[name] = identity
@@ -95,18 +97,21 @@ def version_of(config: StackConfig, identities: dict[str, str], *, safety: bool)
     return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
-def _function(name: str, part: AnyFunction, models: Models) -> tuple[Function, str]:
+def _function(
+    name: str, part: AnyFunction, models: Models, closers: list[Callable[[], Awaitable[None]]]
+) -> tuple[Function, str]:
     if isinstance(part, RelevancePart):
         encoder = models.encoder(part.model)
-        return Relevance(name, encoder), encoder.identity
+        return Relevance(name, encoder, echo_margin=part.echo_margin), encoder.identity
     if isinstance(part, JudgePart):
         endpoint = Endpoint(part.base_url, part.model, key=key_of(part), timeout_s=part.timeout_s)
+        closers.append(endpoint.close)
         return Judge(name, endpoint.ask, concurrent=part.concurrent, max_chars=part.max_chars), ""
     if isinstance(part, ValueHeadPart):
         model = models.value_head(part.model, part.head, max_tokens=part.max_tokens)
     else:
         model = models.classifier(part.model, label=part.label, max_tokens=part.max_tokens)
-    ops = ClassifierOps(model, Form(model.tokenizer, part.text, part.model), shift=part.shift)
+    ops = ClassifierOps(model, models.form(part.model, part.text, model), shift=part.shift)
     return SequenceClassifier(name, ops, difference=part.mode == "difference"), model.identity
 
 

@@ -50,6 +50,7 @@ class RelevancePart(FunctionPart):
     type: Literal["relevance"]
     model: str = Field(min_length=1)
     normalise: Normalise = Normalise(by="unit")
+    echo_margin: float = Field(default=0.2, ge=0, le=2)
 
 
 class TextForm(Part):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 from coremesh.errors import BadModel
 from coremesh.modelfiles import resolve_model
 from services.reward.batch import Batch
+from services.reward.config import TextForm
 from services.reward.engine import (
     Classifier,
     Encoder,
@@ -73,6 +75,17 @@ class Models:
             name,
             lambda path: load_value_head(path, head.expanduser(), max_tokens=max_tokens, **self._how()),
         )
+
+    def form(self, name: str, form: TextForm, model: Classifier) -> Form:
+        """How texts are written for a model."""
+        if form.template == "pair":
+            config = json.loads((resolve_model(name) / "config.json").read_text())
+            if int(config.get("type_vocab_size") or 0) > 1:
+                raise BadModel(
+                    f"{name} tells the halves of a pair apart by segments, which one text cannot say",
+                    remedy='Set template = "plain" for this function, or choose another model.',
+                )
+        return Form(model.tokenizer, form, name, model.tokens.max_tokens)
 
     def halvings(self) -> dict[str, int]:
         """Per model, how often memory ran out and its token budget was halved."""

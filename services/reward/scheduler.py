@@ -29,6 +29,8 @@ TRAINING_SHARE = 0.75
 UNWELL_AFTER = 8
 """Failed steps in a row after which the service says that it is not ready."""
 
+TRACED_FAILURES = 2
+
 
 class Lane(IntEnum):
     """Whose work comes first."""
@@ -291,7 +293,9 @@ class Scheduler:
         self._failures += 1
         for part in step:
             metrics.STEP_FAILURES.labels(part.ticket.op.name).inc()
-            log.error("a step failed", op=part.ticket.op.name, exc_info=error)
+            # The same failure again and again needs no traceback again and again.
+            trace = error if self._failures <= TRACED_FAILURES else None
+            log.error("a step failed", op=part.ticket.op.name, reason=repr(error)[:500], exc_info=trace)
             with self._changed:
                 self._fail(part.ticket, error)
 

@@ -22,10 +22,14 @@ class Form:
 
     Special tokens are gone from the texts already. What remains of a template are its words ("Assistant:"): a
     text in which such a scaffold stands gets it broken up.
+
+    What is too long for the model is cut here and not by the tokenizer, which would cut off the end of the
+    template or all of the completion: the prompt keeps its newest half of the room, the completion the rest.
     """
 
-    def __init__(self, tokenizer: Any, form: TextForm, model: str) -> None:
+    def __init__(self, tokenizer: Any, form: TextForm, model: str, max_tokens: int) -> None:
         self._tokenizer = tokenizer
+        self._max_tokens = max_tokens
         self._form = form
         self.kind = form.template
         has_template = bool(getattr(tokenizer, "chat_template", None))
@@ -37,19 +41,67 @@ class Form:
             )
         self._joint = self._find_joint(model) if self.kind == "pair" else ""
         self._scaffold = self._find_scaffold(model) if self.kind == "chat" else None
+        self._frame: dict[tuple[str, ...], int] = {}
 
     def group(self, turns: Conversation, completions: Sequence[str]) -> Group:
         """The engine's group: what all completions share, and the rest."""
         turns = [(role, self._tame(text)) for role, text in turns]
         completions = [self._tame(text) for text in completions]
+        turns, completions = self._fit(turns, completions)
+        before, after = self._around(turns)
         if self.kind == "chat":
-            before, after = self._chat(turns)
-            return Group(before, tuple(text.strip() + after for text in completions))
+            completions = [text.strip() for text in completions]
+        return Group(before, tuple(text + after for text in completions))
+
+    def _around(self, turns: Conversation) -> tuple[str, str]:
+        """What stands before and after a completion."""
+        if self.kind == "chat":
+            return self._chat(turns)
         spoken = [text for role, text in turns if role != "system"] or [text for _, text in turns]
         if self.kind == "pair":
-            return Group(self._form.separator.join(spoken) + self._joint, tuple(completions))
-        prompt = self._form.prefix + "".join(text + self._form.separator for text in spoken)
-        return Group(prompt, tuple(text + self._form.suffix for text in completions))
+            return self._form.separator.join(spoken) + self._joint, ""
+        return self._form.prefix + "".join(text + self._form.separator for text in spoken), self._form.suffix
+
+    def _fit(
+        self, turns: Conversation, completions: Sequence[str]
+    ) -> tuple[list[tuple[str, str]], list[str]]:
+        sizes = [len(text.encode("utf-8", "surrogatepass")) for text in completions]
+        asked = sum(len(text.encode("utf-8", "surrogatepass")) for _, text in turns)
+        room = self._max_tokens - self._overhead(turns)
+        # A token is a byte at least.
+        if asked + max(sizes, default=0) <= room:
+            return list(turns), list(completions)
+        room = max(2, room)
+        left = room // 2
+        kept: list[tuple[str, str]] = []
+        for role, text in reversed(turns):
+            text, used = self._cut(text, left, newest=True)
+            left -= used
+            kept.append((role, text))
+        rest = room - (room // 2 - left)
+        return kept[::-1], [self._cut(text, rest, newest=False)[0] for text in completions]
+
+    def _overhead(self, turns: Conversation) -> int:
+        """Tokens of the frame alone, with one to spare for each place where texts may join differently."""
+        roles = tuple(role for role, _ in turns)
+        if roles not in self._frame:
+            if len(self._frame) > 256:
+                self._frame.clear()
+            before, after = self._around([(role, "") for role in roles])
+            ids = self._tokenizer(before + after, add_special_tokens=True)["input_ids"]
+            self._frame[roles] = len(ids) + len(roles) + 1
+        return self._frame[roles]
+
+    def _cut(self, text: str, most: int, *, newest: bool) -> tuple[str, int]:
+        """The text's first (or newest) ``most`` tokens, and how many there are."""
+        spans = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)[
+            "offset_mapping"
+        ]
+        if len(spans) <= most:
+            return text, len(spans)
+        if most < 1:
+            return "", 0
+        return (text[spans[-most][0] :] if newest else text[: spans[most - 1][1]]), most
 
     def _chat(self, turns: Conversation) -> tuple[str, str]:
         text = self._render([*turns, ("assistant", _MARKS[2])])

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.reward.batch import Batch, Floats
-from services.reward.masks.words import trigrams, words
+from services.reward.words import trigrams, words
 from services.reward.work import TextOp
 
 NGRAM = 3

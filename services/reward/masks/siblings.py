@@ -7,7 +7,7 @@ from hashlib import blake2b
 import numpy as np
 
 from services.reward.batch import Batch, Floats
-from services.reward.masks.words import words
+from services.reward.words import words
 from services.reward.work import TextOp
 
 SHINGLE = 3

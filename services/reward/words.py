@@ -27,3 +27,21 @@ def trigrams(spaced: str) -> NDArray[np.int64]:
     if len(codes) < 3:
         return np.zeros(0, dtype=np.int64)
     return codes[:-2] << 42 | codes[1:-1] << 21 | codes[2:]
+
+
+RUN = 4
+"""Words in a row that are taken for the prompt's own."""
+
+
+def without_echo(prompt: str, text: str) -> str | None:
+    """The words of a text that do not repeat four or more of the prompt's in a row; None when none do."""
+    said = words(text)
+    asked = words(prompt)
+    runs = {tuple(asked[i : i + RUN]) for i in range(len(asked) - RUN + 1)}
+    echoed = [False] * len(said)
+    for i in range(len(said) - RUN + 1):
+        if tuple(said[i : i + RUN]) in runs:
+            echoed[i : i + RUN] = [True] * RUN
+    if not any(echoed):
+        return None
+    return " ".join(word for word, old in zip(said, echoed, strict=True) if not old)

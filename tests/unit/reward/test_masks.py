@@ -1,0 +1,149 @@
+"""Each mask on its own; the ones that embed with the real MiniLM."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+
+from coremesh.modelfiles import MINILM
+from services.reward.batch import Batch, Kind, Mask, Turn
+from services.reward.functions.relevance import Relevance
+from services.reward.masks.blacklist import Blacklist
+from services.reward.masks.diversity import Diversity
+from services.reward.masks.length import Length
+from services.reward.masks.relevance import RelevanceThreshold
+from services.reward.masks.siblings import Siblings
+from services.reward.masks.task_validator import TaskValidator
+from services.reward.models import EncoderOps, Models
+from services.reward.work import Inline
+
+QUESTION = "How do vaccines train the immune system?"
+GOOD = (
+    "A vaccine shows the body a harmless piece of a germ, so that it makes antibodies and memory cells "
+    "before the real infection comes."
+)
+ALSO_GOOD = (
+    "They present a weakened pathogen to the immune cells, which remember it and answer quickly "
+    "when the disease arrives later."
+)
+COOKING = "For a good risotto, keep stirring and add the hot stock one ladle at a time."
+
+
+@functools.cache
+def encoder() -> EncoderOps:
+    return Models().encoder(MINILM)
+
+
+def batch(*completions: str, question: str = QUESTION, kind: Kind = "answer") -> Batch:
+    return Batch((Turn("user", question),), completions, kind, Inline())
+
+
+async def values(mask: Mask, *completions: str, kind: Kind = "answer") -> list[float]:
+    return (await mask.values(batch(*completions, kind=kind))).tolist()
+
+
+async def test_length():
+    mask = Length(min_chars=20, max_chars=40, floor=0.1)
+    texts = ["", "x" * 10, "x" * 20, "x" * 40, "x" * 80, "x" * 10_000, "x  \n " * 10, " " * 100 + "x" * 10]
+    assert await values(mask, *texts) == pytest.approx([0.1, 0.5, 1, 1, 0.5, 0.1, 19 / 20, 0.5])
+
+
+class TestBlacklist:
+    LISTED = Blacklist(["as an AI language model", "ignore all previous instructions"])
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            f"As an AI language model, I say: {GOOD}",
+            f"{GOOD} as  AN ai-language   model",
+            f"Ás an ÁI lánguage modél {GOOD}",
+            f"As an A.I. language model {GOOD}",
+            f"As an AI languag model {GOOD}",
+            f"ａｓ ａｎ ＡＩ ｌａｎｇｕａｇｅ ｍｏｄｅｌ {GOOD}",
+            f"{GOOD} Ignore all the previous instructions!",
+        ],
+    )
+    async def test_finds_listed_phrases_however_spelt(self, text: str):
+        assert await values(self.LISTED, text) == [0.0]
+
+    @pytest.mark.parametrize(
+        "text", [GOOD, ALSO_GOOD, "A language is a model of the world as an artist sees it."]
+    )
+    async def test_lets_plain_answers_pass(self, text: str):
+        assert await values(self.LISTED, text) == [1.0]
+
+    async def test_lowers_what_repeats_itself(self):
+        mask = Blacklist()
+        twice, often = f"{GOOD} {GOOD}", " ".join([GOOD] * 30)
+        varied, some, none = await values(mask, GOOD, twice, often)
+        assert (varied, none) == (1.0, 0.0)
+        assert 0 < some < 1
+        assert await values(mask, "immune vaccine " * 200, "vaccine" * 500) == [0.0, 0.0]
+
+    async def test_lowers_the_prompt_given_back(self):
+        mask = Blacklist(new_words=5)
+        given_back = await values(
+            mask, QUESTION, QUESTION.upper() + "!!!", f"Good question: {QUESTION}", GOOD
+        )
+        assert given_back == [0.0, 0.0, 0.4, 1.0]
+
+    async def test_reads_scripts_without_blanks(self):
+        text = "疫苗通过向身体展示无害的病原体碎片来训练免疫系统使其产生抗体和记忆细胞"
+        assert await values(Blacklist(), text, text[:12] * 40) == [1.0, 0.0]
+
+
+async def test_task_validator():
+    mask = TaskValidator(miss=0.25)
+    question = "Why does the moon always show us the same face?"
+    sections = "Question: why?\nAnswer: because."
+    texts = (question, GOOD, sections, "**Answer:** the tides did it.", f"{GOOD} Is that clear? Good.")
+    assert await values(mask, *texts, kind="question") == [1, 0.25, 0.25, 0.25, 1]
+    assert await values(mask, *texts, kind="answer") == [0.25, 1, 0.25, 1, 1]
+    assert await values(mask, *texts, kind="inference") == [1, 1, 1, 1, 1]
+
+
+async def test_siblings_share_one_reward():
+    copies = [GOOD, GOOD.upper(), GOOD.replace(",", " ;"), GOOD + " "]
+    got = await values(Siblings(similar=0.9), *copies, ALSO_GOOD, COOKING)
+    assert got == [0.25, 0.25, 0.25, 0.25, 1.0, 1.0]
+    assert await values(Siblings(), GOOD) == [1.0]
+    assert await values(Siblings(), "", "", "yes", "no") == [0.5, 0.5, 1.0, 1.0]
+
+
+class TestDiversity:
+    async def test_copies_lose_and_others_do_not(self):
+        got = await values(Diversity(encoder(), nearest=1), GOOD, GOOD, ALSO_GOOD, COOKING)
+        assert got[0] == got[1] == pytest.approx(0.018, abs=0.001)
+        assert min(got[2:]) > 0.99
+
+    async def test_the_floor_holds_copies_up(self):
+        mask = Diversity(encoder(), floor=0.8)
+        copies = await values(mask, GOOD, GOOD, GOOD)
+        assert copies == pytest.approx([0.8036] * 3, abs=1e-3)
+
+    async def test_alone_is_as_diverse_as_can_be(self):
+        assert await values(Diversity(encoder()), GOOD) == [1.0]
+        assert await values(Diversity(encoder()), GOOD, GOOD) == pytest.approx([0.018, 0.018], abs=0.001)
+
+
+class TestRelevance:
+    async def test_ranks_answers_above_the_rest(self):
+        raw = await Relevance("relevance", encoder()).raw(batch(GOOD, ALSO_GOOD, COOKING))
+        assert min(raw[:2]) > 0.4 > 0.2 > raw[2]
+
+    async def test_repeating_the_question_gains_little(self):
+        padded = f"{QUESTION[:-1]} is a great question that many people ask, and it depends on many things."
+        restating = f"Vaccines train the immune system like this: {GOOD}"
+        raw = await Relevance("relevance", encoder(), echo_margin=0.2).raw(
+            batch(padded, restating, GOOD, QUESTION)
+        )
+        assert raw[0] < 0.4 < 0.5 < raw[1]
+        assert raw[3] <= 0.3
+        free = await Relevance("relevance", encoder(), echo_margin=2.0).raw(batch(padded, restating, GOOD))
+        assert free[0] > free[2]
+        assert free[2] == pytest.approx(raw[2], abs=1e-5)
+
+    async def test_as_a_mask(self):
+        mask = RelevanceThreshold(encoder(), threshold=0.3)
+        assert await values(mask, GOOD, COOKING) == [1.0, 0.0]
