@@ -28,14 +28,16 @@ def due(block: int, epoch_start: int, last_update: int, limits: Hyperparameters,
     ``override`` > 0 every so many blocks; never before the rate limit since ``last_update`` (0: never updated),
     whatever else holds.
     """
+    if last_update == 0:
+        return Due.NOW
     since = block - last_update
-    if last_update > 0 and since < limits.rate_limit:
+    if since < limits.rate_limit:
         return Due.WAIT
     if since >= limits.activity_cutoff - limits.activity_cutoff // CUTOFF_PARTS:
         return Due.URGENT
     if override > 0:
-        return Due.NOW if last_update == 0 or since >= override else Due.WAIT
-    return Due.NOW if last_update == 0 or last_update < epoch_start else Due.WAIT
+        return Due.NOW if since >= override else Due.WAIT
+    return Due.NOW if last_update < epoch_start else Due.WAIT
 
 
 def retry_wait(failures: int, tempo: int) -> int:

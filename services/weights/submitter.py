@@ -71,27 +71,27 @@ class Submitter:
         uid = metagraph.uid_of(metagraph.hotkey)
         last_update = tick.last_update[uid] if uid is not None and uid < len(tick.last_update) else 0
         AGE_BLOCKS.set(tick.block - last_update)
-        when = due(
-            tick.block,
-            tick.epoch_start,
-            last_update,
-            metagraph.hyperparameters,
-            self._settings.epoch_length_override,
-        )
+        when = self._when(tick.block, tick, last_update, metagraph)
         DUE.set(when is not Due.WAIT)
         if when is Due.WAIT or self._ledger.attempt is not None or tick.block < self._retry_at:
             return
-        proposal = self.propose(metagraph, tick.block)
         standing = await self._chain.standing()
+        if self._when(standing.block, tick, standing.last_update, metagraph) is Due.WAIT:
+            return  # the tick is older than our last weights
+        proposal = self.propose(metagraph, standing.block)
         self.reasons = self._holding(proposal, standing, metagraph, when)
         self._show(self.reasons)
-        submission = self._submission(proposal, tick.block, metagraph, standing)
+        submission = self._submission(proposal, metagraph, standing)
         if self.reasons:
             await self._say(lease, submission, "held", tick, tuple(r.code for r in self.reasons))
         elif self._settings.dry_run:
             await self._say(lease, submission, "dry_run", tick, ())
         elif leads():
             await self._send(lease, submission, proposal)
+
+    def _when(self, block: int, tick: Tick, last_update: int, metagraph: Metagraph) -> Due:
+        override = self._settings.epoch_length_override
+        return due(block, tick.epoch_start, last_update, metagraph.hyperparameters, override)
 
     def propose(self, metagraph: Metagraph, block: int) -> Proposal:
         """What would be set now."""
@@ -138,6 +138,9 @@ class Submitter:
         """Find out what became of the attempt."""
         attempt, answer = self._ledger.attempt, self._answer
         assert attempt is not None
+        if answer is not None and not answer.accepted and answer.certain:
+            await self._outcome(lease, attempt, "failed", f"{answer.code}: {answer.message}"[:500])
+            return
         standing = await self._chain.standing()
         commit = next((c.block for c in standing.commits if c.block > attempt.block), None)
         held = dict(zip(attempt.uids, attempt.values, strict=True))
@@ -149,8 +152,6 @@ class Submitter:
             await self._outcome(
                 lease, msgspec.structs.replace(attempt, landed_block=standing.last_update), result, ""
             )
-        elif answer is not None and not answer.accepted and answer.certain:
-            await self._outcome(lease, attempt, "failed", f"{answer.code}: {answer.message}"[:500])
         elif max(standing.block, tick.block if tick else 0) > attempt.block + PATIENCE_BLOCKS:
             said = f" ({answer.message})"[:400] if answer and answer.message else ""
             await self._outcome(lease, attempt, "failed", f"it did not show up on the chain{said}")
@@ -205,13 +206,11 @@ class Submitter:
         await self._ledger.record(msgspec.structs.replace(submission, result=result, reason=reason), lease)
         self._said = said
 
-    def _submission(
-        self, proposal: Proposal, block: int, metagraph: Metagraph, standing: Standing
-    ) -> Submission:
+    def _submission(self, proposal: Proposal, metagraph: Metagraph, standing: Standing) -> Submission:
         return Submission(
             id=new_event_id(),
             time_ms=0,
-            block=block,
+            block=standing.block,
             netuid=metagraph.netuid,
             hotkey=metagraph.hotkey,
             uids=proposal.vector.uids,

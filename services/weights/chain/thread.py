@@ -7,6 +7,10 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+import structlog
+
+log = structlog.get_logger(__name__)
+
 T = TypeVar("T")
 
 GRACE_S = 1.0
@@ -17,11 +21,17 @@ class LoopStuck(Exception):
     """The thread does not come back from a blocking call."""
 
 
+def _on_orphan(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    # What a cancelled call leaves behind fails when its connection is closed; its caller is gone.
+    log.debug("a call nobody waits for failed", reason=str(context.get("exception") or context["message"]))
+
+
 class LoopThread:
     """Runs coroutines elsewhere. The thread is a daemon: it ends with the process whatever it is doing."""
 
     def __init__(self, name: str) -> None:
         self._loop = asyncio.new_event_loop()
+        self._loop.set_exception_handler(_on_orphan)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 

@@ -1,0 +1,204 @@
+"""One contract for every Chain: the SDK's against the embedded chain, and the fake that unit tests use."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from coremesh.errors import BadSetting, ChainUnavailable
+from coremesh.metagraph import Hyperparameters
+from coremesh.settings import ChainSettings
+from coremesh.wire.keys import keypair_from_uri
+from coremesh.wire.wallets import load_keypair
+from devnet.chain.testing import RunningChain, running_chain
+from services.weights.chain import Chain
+from services.weights.chain.sdk import BittensorChain
+from tests.unit.weights.fake_chain import FakeChain
+from tests.wait import wait_until
+
+Advance = Callable[[int], Awaitable[None]]
+
+
+def sdk(chain: RunningChain, wallet: str = "validator", **settings: object) -> BittensorChain:
+    keypair = load_keypair(chain.wallets_dir, wallet, "default")
+    network = {"network": chain.url, "timeout_s": 5.0, **settings}
+    return BittensorChain(ChainSettings(**network), keypair)  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def real(tmp_path: Path, **flags: object) -> AsyncIterator[tuple[Chain, Advance]]:
+    with running_chain(tmp_path, **flags) as node:  # type: ignore[arg-type]
+        chain = sdk(node)
+
+        async def advance(blocks: int) -> None:
+            until = (await chain.tick()).block + blocks
+
+            async def there() -> bool:
+                return (await chain.tick()).block >= until
+
+            await wait_until(there)
+
+        yield chain, advance
+        await chain.close()
+
+
+@asynccontextmanager
+async def fake(
+    tmp_path: Path, *, tempo: int, rate_limit: int, min_weights: int = 1, commit_reveal: bool = False
+) -> AsyncIterator[tuple[Chain, Advance]]:
+    chain = FakeChain(
+        size=25,
+        hyperparameters=Hyperparameters(
+            tempo=tempo, rate_limit=rate_limit, min_weights=min_weights, commit_reveal=commit_reveal
+        ),
+    )
+
+    async def advance(blocks: int) -> None:
+        chain.advance(blocks)
+
+    yield chain, advance
+
+
+both = pytest.mark.parametrize("make", [real, fake])
+
+
+@both
+async def test_plain_weights_are_stored_as_sent(make, tmp_path: Path) -> None:
+    async with make(tmp_path, tempo=20, rate_limit=4) as (chain, advance):
+        metagraph = await chain.metagraph()
+        assert metagraph.size == 25
+        assert metagraph.neurons[metagraph.uid_of(metagraph.hotkey)].permit
+        assert metagraph.hyperparameters.tempo == 20
+        assert metagraph.hyperparameters.rate_limit == 4
+        assert metagraph.nominators[0].stake > 0
+        before = await chain.standing()
+        assert (before.uid, dict(before.weights), before.commits) == (0, {}, ())
+        assert before.permit
+        sent = await chain.set_weights((3, 4, 7), (21845, 65535, 1), 0, 1)
+        assert sent.accepted
+        after = await chain.standing()
+        assert dict(after.weights) == {3: 21845, 4: 65535, 7: 1}
+        assert before.block < after.last_update <= after.block
+        tick = await chain.tick()
+        assert tick.last_update[0] == after.last_update
+        refused = await chain.set_weights((3,), (65535,), 0, 1)
+        assert (refused.accepted, refused.certain, refused.code) == (False, True, "rate_limited")
+        await advance(20)
+        assert (await chain.tick()).epoch_start > tick.epoch_start
+
+
+@both
+async def test_sealed_weights_are_committed_and_revealed(make, tmp_path: Path) -> None:
+    async with make(tmp_path, tempo=20, rate_limit=4, commit_reveal=True) as (chain, advance):
+        before = await chain.standing()
+        assert before.commit_reveal
+        assert (await chain.set_weights((3, 4), (21845, 65535), 0, 1)).accepted
+        sealed = await chain.standing()
+        assert [commit.block > before.block for commit in sealed.commits] == [True]
+        assert dict(sealed.weights) == {}
+        await advance(40)
+        revealed = await chain.standing()
+        assert (dict(revealed.weights), revealed.commits) == ({3: 21845, 4: 65535}, ())
+
+
+@both
+async def test_a_subnet_smaller_than_its_minimum_takes_a_vector_of_everybody(make, tmp_path: Path) -> None:
+    async with make(tmp_path, tempo=20, rate_limit=4, min_weights=1024) as (chain, _):
+        everybody = tuple(range(25))
+        few = await chain.set_weights((3, 4), (1, 65535), 0, 25)
+        assert (few.accepted, few.certain, few.code) == (False, True, "invalid_argument")
+        assert (await chain.set_weights(everybody, (65535,) * 25, 0, 25)).accepted
+        assert len((await chain.standing()).weights) == 25
+
+
+async def test_the_snapshot_shows_axons_stake_and_permits(tmp_path: Path) -> None:
+    async with real(tmp_path, tempo=20, rate_limit=4) as (chain, _):
+        metagraph = await chain.metagraph()
+        own = metagraph.neurons[metagraph.uid_of(metagraph.hotkey) or 0]
+        assert own.stake > metagraph.vpermit_tao_limit
+        assert metagraph.is_validator(own)
+        assert [n.uid for n in metagraph.neurons] == list(range(25))
+        assert not any(n.serving for n in metagraph.neurons)
+
+
+async def test_the_same_chain_goes_on_after_the_node_was_restarted(tmp_path: Path) -> None:
+    with running_chain(tmp_path, tempo=20, rate_limit=4) as node:
+        chain = sdk(node, timeout_s=2.0)
+        assert (await chain.set_weights((3,), (65535,), 0, 1)).accepted
+        node.stop()
+        with pytest.raises(ChainUnavailable):
+            await chain.tick()
+        lost = await chain.set_weights((4,), (65535,), 0, 1)
+        assert (lost.accepted, lost.certain) == (False, False)
+        node.start()
+
+        async def back() -> bool:
+            try:
+                return dict((await chain.standing()).weights) == {3: 65535}
+            except ChainUnavailable:
+                return False
+
+        await wait_until(back)
+        await chain.close()
+
+
+async def test_a_hung_node_costs_a_deadline_and_never_the_loop(tmp_path: Path) -> None:
+    with running_chain(tmp_path, tempo=20, rate_limit=4) as node, node.admin() as admin:
+        chain = sdk(node, timeout_s=0.5)
+        await chain.tick()
+        admin.pause()
+        lags: list[float] = []
+
+        async def feel() -> None:
+            while True:
+                start = time.monotonic()
+                await asyncio.sleep(0.01)
+                lags.append(time.monotonic() - start)
+
+        feeling = asyncio.create_task(feel())
+        with pytest.raises(ChainUnavailable, match=r"no answer within 0\.5 s"):
+            await chain.tick()
+        feeling.cancel()
+        assert len(lags) > 10
+        admin.resume()
+        await wait_until(lambda: _block(chain))
+        await chain.close()
+
+
+async def _block(chain: Chain) -> int:
+    try:
+        return (await chain.tick()).block
+    except ChainUnavailable:
+        return 0
+
+
+async def test_the_next_endpoint_is_taken_when_the_first_is_dead(tmp_path: Path) -> None:
+    with socket.socket() as dead:
+        dead.bind(("127.0.0.1", 0))
+        nobody = f"ws://127.0.0.1:{dead.getsockname()[1]}"
+        with running_chain(tmp_path, tempo=20, rate_limit=4) as node:
+            chain = sdk(node, network=nobody, fallbacks=(node.url,))
+            await wait_until(lambda: _block(chain))
+            await chain.rebuild()
+            await wait_until(lambda: _block(chain))
+            await chain.close()
+
+
+async def test_a_hotkey_that_is_not_registered_is_refused(tmp_path: Path) -> None:
+    with running_chain(tmp_path, tempo=20, rate_limit=4) as node:
+        chain = BittensorChain(ChainSettings(network=node.url), keypair_from_uri("//Nobody"))
+        assert (await chain.standing()).uid is None
+        sent = await chain.set_weights((3,), (65535,), 0, 1)
+        assert (sent.accepted, sent.certain, sent.code) == (False, True, "not_registered")
+        await chain.close()
+
+
+def test_an_unknown_network_is_a_bad_setting() -> None:
+    with pytest.raises(BadSetting, match="COREMESH_CHAIN_NETWORK"):
+        BittensorChain(ChainSettings(network="nowhere"), keypair_from_uri("//Nobody"))

@@ -1,0 +1,132 @@
+"""A chain in memory, with the switches that tests need; it passes the same contract tests as the SDK's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from coremesh.errors import ChainUnavailable
+from coremesh.metagraph import Hyperparameters, Metagraph, Neuron, Nominator
+from services.weights.chain import Commit, Sent, Standing, Tick
+
+OWN = "5Validator"
+
+
+@dataclass
+class FakeChain:
+    size: int = 4
+    hyperparameters: Hyperparameters = field(default_factory=lambda: Hyperparameters(tempo=20, rate_limit=5))
+    block: int = 100
+    epoch_start: int = 100
+    hotkeys: list[str] = field(default_factory=list)
+    last_update: list[int] = field(default_factory=list)
+    weights: dict[int, int] = field(default_factory=dict)
+    commits: dict[int, dict[int, int]] = field(default_factory=dict)
+    permit: bool = True
+    away: bool = False
+    refuses: Sent | None = None
+    """What the next set_weights gives, without any effect."""
+    loses_answer: bool = False
+    """The next set_weights takes effect, and its answer is lost."""
+    killed: bool = False
+    """The process is killed between the chain's taking the next weights and its answer."""
+    reveals: bool = True
+    calls: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.hotkeys = self.hotkeys or [OWN, *(f"5Miner{uid}" for uid in range(1, self.size))]
+        self.last_update = self.last_update or [0] * self.size
+
+    def _reach(self, call: str) -> None:
+        if self.away:
+            raise ChainUnavailable("the chain is away")
+        self.calls.append(call)
+
+    def advance(self, blocks: int = 1) -> None:
+        for _ in range(blocks):
+            self.block += 1
+            if self.block - self.epoch_start >= self.hyperparameters.tempo:
+                self.epoch_start = self.block
+                for _, values in sorted(self.commits.items()):
+                    if self.reveals:
+                        self.weights = values
+                self.commits.clear()
+
+    async def tick(self) -> Tick:
+        self._reach("tick")
+        return Tick(self.block, self.epoch_start, tuple(self.last_update))
+
+    async def metagraph(self) -> Metagraph:
+        self._reach("metagraph")
+        neurons = tuple(
+            Neuron(
+                uid=uid,
+                hotkey=hotkey,
+                coldkey=f"cold-{hotkey}",
+                ip="127.1.0.1",
+                port=8000 + uid if uid else 0,
+                stake=5000.0 if uid == 0 else 0.0,
+                permit=uid == 0 and self.permit,
+                last_update=self.last_update[uid],
+            )
+            for uid, hotkey in enumerate(self.hotkeys)
+        )
+        return Metagraph(
+            netuid=1,
+            block=self.block,
+            time_ms=0,
+            neurons=neurons,
+            hyperparameters=self.hyperparameters,
+            nominators=(Nominator(coldkey="5Nominator", stake=10.0),),
+            hotkey=OWN,
+        )
+
+    async def standing(self) -> Standing:
+        self._reach("standing")
+        uid = self.hotkeys.index(OWN) if OWN in self.hotkeys else None
+        return Standing(
+            block=self.block,
+            uid=uid,
+            last_update=self.last_update[uid] if uid is not None else 0,
+            weights=dict(self.weights),
+            commits=tuple(Commit(block, 1) for block in self.commits),
+            commit_reveal=self.hyperparameters.commit_reveal,
+            permit=self.permit,
+            owner=False,
+        )
+
+    async def set_weights(
+        self, uids: tuple[int, ...], values: tuple[int, ...], version_key: int, least: int
+    ) -> Sent:
+        if self.away:
+            return Sent(False, False, "chain_unavailable", "the chain is away")
+        self.calls.append("set_weights")
+        if self.refuses is not None:
+            answer, self.refuses = self.refuses, None
+            return answer
+        uid = self.hotkeys.index(OWN) if OWN in self.hotkeys else None
+        if uid is None:
+            return Sent(False, True, "not_registered", "not registered")
+        last = self.last_update[uid]
+        if last and self.block - last < self.hyperparameters.rate_limit:
+            return Sent(False, True, "rate_limited", "too soon")
+        if len(uids) < min(len(self.hotkeys), self.hyperparameters.min_weights):
+            return Sent(False, True, "invalid_argument", "too few")
+        self.advance()
+        self.last_update[uid] = self.block
+        vector = dict(zip(uids, values, strict=True))
+        if self.hyperparameters.commit_reveal:
+            self.commits[self.block] = vector
+        else:
+            self.weights = vector
+        if self.killed:
+            raise KeyboardInterrupt
+        if self.loses_answer:
+            self.loses_answer = False
+            return Sent(False, False, "unknown", "the transaction may already be on chain")
+        return Sent(True, True)
+
+    async def rebuild(self) -> None:
+        self.calls.append("rebuild")
+
+    async def close(self) -> None:
+        self.calls.append("close")

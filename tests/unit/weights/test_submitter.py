@@ -1,0 +1,314 @@
+"""Every way a submission can go, on a chain and a history in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+import pytest
+
+from coremesh.errors import ChainUnavailable, LeaseLost
+from coremesh.history import Checkpoint, Lease, Submission
+from coremesh.metagraph import Hyperparameters, difference
+from coremesh.settings import WeightsSettings
+from coremesh.types import ORIGIN
+from services.weights.book import Book
+from services.weights.chain import Sent
+from services.weights.fold import NAME, ScoreFold
+from services.weights.ledger import Ledger
+from services.weights.submitter import Submitter
+from tests.events import make_event
+from tests.fakes.history import MemoryHistory
+from tests.unit.weights.fake_chain import FakeChain
+
+
+@dataclass
+class Bench:
+    history: MemoryHistory
+    chain: FakeChain
+    book: Book
+    submitter: Submitter
+    ledger: Ledger
+    lease: Lease
+    leads: bool = True
+
+    async def publish(self) -> None:
+        new = await self.chain.metagraph()
+        old = await self.history.metagraph()
+        await self.history.publish(new, difference(old, new), self.lease)
+        await self.fold()
+
+    async def forward(self, **rewards: float | None) -> None:
+        """``u1=0.5`` rewards uid 1."""
+        event = make_event(
+            {int(name[1:]): reward for name, reward in rewards.items()},
+            hotkeys={int(name[1:]): self.chain.hotkeys[int(name[1:])] for name in rewards},
+        )
+        await self.history.append(event, None, self.chain.hotkeys)
+        await self.fold()
+
+    async def fold(self) -> None:
+        fold = ScoreFold(self.book.rule)
+        checkpoint = await self.history.load(NAME)
+        state = fold.load(checkpoint.state) if checkpoint else fold.initial()
+        at = checkpoint.last_id if checkpoint else ORIGIN
+        entries = await self.history.read(at, 10_000)
+        if not entries:
+            return
+        state = await fold.apply(state, entries)
+        draft = Checkpoint(last_id=entries[-1].stream_id, state=fold.dump(state), format=fold.format)
+        self.book.turn(await self.history.save(NAME, draft, self.lease, at))
+
+    async def step(self, blocks: int = 1) -> None:
+        self.chain.advance(blocks)
+        metagraph = await self.history.metagraph()
+        assert metagraph is not None
+        await self.submitter.step(self.lease, await self.chain.tick(), metagraph, lambda: self.leads)
+
+    async def records(self) -> list[tuple[str, str]]:
+        """Results with the beginnings of their reasons, oldest first."""
+        found = [entry.submission for entry in await self.history.submissions(1000)]
+        return [(s.result, s.reason.split(":")[0]) for s in reversed(found)]
+
+    async def newest(self) -> Submission:
+        return (await self.history.submissions(1))[0].submission
+
+
+async def bench(chain: FakeChain | None = None, **settings: object) -> Bench:
+    history = MemoryHistory()
+    chain = chain or FakeChain()
+    wanted = WeightsSettings(**settings)  # type: ignore[arg-type]
+    book, ledger = Book(wanted), Ledger(history)
+    lease = await history.acquire("weights", "me", timedelta(seconds=60))
+    assert lease is not None
+    made = Bench(history, chain, book, Submitter(ledger, chain, book, wanted), ledger, lease)
+    await made.publish()
+    return made
+
+
+def sealed(**given: int) -> FakeChain:
+    return FakeChain(hyperparameters=Hyperparameters(tempo=20, rate_limit=5, commit_reveal=True, **given))
+
+
+async def test_weights_land_once_an_epoch_as_proposed() -> None:
+    b = await bench()
+    await b.forward(u1=1.0, u2=1.0, u3=None)
+    await b.step()
+    # Two equal miners alone would be all equal weights: held until they differ.
+    assert await b.records() == [("held", "all weights are equal although events were scored")]
+    await b.forward(u1=2.0, u2=1.0, u3=None)
+    await b.step()
+    newest = await b.newest()
+    assert await b.records() == [
+        ("held", "all weights are equal although events were scored"),
+        ("sent", ""),
+        ("landed", ""),
+    ]
+    assert b.chain.weights == dict(zip(newest.uids, newest.values, strict=True))
+    assert max(b.chain.weights, key=b.chain.weights.__getitem__) == 1
+    assert newest.landed_block == b.chain.block
+    assert newest.last_id == b.book.page.last_id
+    for _ in range(15):
+        await b.step()
+    assert len(await b.records()) == 3  # set in this epoch
+    await b.forward(u1=2.0, u2=1.0)
+    await b.step(5)
+    assert [r for r, _ in await b.records()][3:] == ["sent", "landed"]
+
+
+async def test_without_history_weights_are_equal_or_nothing_is_set() -> None:
+    b = await bench()
+    await b.step()
+    assert b.chain.weights == {0: 65535, 1: 65535, 2: 65535, 3: 65535}
+    b = await bench(no_history="skip")
+    await b.step()
+    assert await b.records() == [("held", "there is nothing to set")]
+
+
+async def test_a_refusal_is_recorded_and_tried_again_within_the_epoch() -> None:
+    b = await bench()
+    b.chain.refuses = Sent(False, True, "not_authorized", "no")
+    await b.step()
+    assert await b.records() == [("sent", ""), ("failed", "not_authorized")]
+    await b.step()
+    assert len(await b.records()) == 2  # two blocks to wait
+    await b.step()
+    assert [r for r, _ in await b.records()] == ["sent", "failed", "sent", "landed"]
+    assert b.chain.epoch_start == 100
+
+
+async def test_a_lost_answer_is_settled_by_reading_the_chain_back() -> None:
+    b = await bench()
+    b.chain.loses_answer = True
+    await b.step()
+    assert await b.records() == [("sent", ""), ("landed", "")]
+    assert b.chain.calls.count("set_weights") == 1
+
+
+async def test_an_answer_lost_with_its_extrinsic_fails_after_a_while_and_is_sent_again() -> None:
+    b = await bench()
+    b.chain.refuses = Sent(False, False, "unknown", "may already be on chain")
+    await b.step()
+    for _ in range(8):
+        await b.step()
+        assert [r for r, _ in await b.records()] == ["sent"]
+    await b.step()
+    assert await b.records() == [
+        ("sent", ""),
+        ("failed", "it did not show up on the chain (may already be on chain)"),
+        ("sent", ""),
+        ("landed", ""),
+    ]
+
+
+async def test_a_chain_that_is_away_raises_and_is_asked_again() -> None:
+    b = await bench()
+    b.chain.away = True
+    tick_before = b.chain.block
+    with pytest.raises(ChainUnavailable):
+        await b.step()
+    b.chain.away = False
+    await b.step()
+    assert [r for r, _ in await b.records()] == ["sent", "landed"]
+    assert b.chain.block > tick_before
+
+
+async def test_a_commit_is_followed_to_its_reveal() -> None:
+    b = await bench(sealed())
+    await b.forward(u1=2.0, u2=1.0)
+    await b.step()
+    assert await b.records() == [("sent", ""), ("committed", "")]
+    assert b.chain.weights == {}
+    await b.step(20)
+    assert [r for r, _ in await b.records()][:3] == ["sent", "committed", "revealed"]
+    first = next(e.submission for e in await b.history.submissions(10) if e.submission.result == "revealed")
+    assert b.chain.weights == dict(zip(first.uids, first.values, strict=True))
+
+
+async def test_a_commit_that_comes_to_nothing_is_noticed() -> None:
+    chain = sealed()
+    chain.reveals = False
+    b = await bench(chain)
+    await b.step()
+    await b.step(20)
+    assert (await b.records())[2] == (
+        "failed",
+        "the reveal came to nothing",
+    )
+
+
+@pytest.mark.parametrize(
+    ("chain", "settings", "reason"),
+    [
+        (FakeChain(permit=False), {}, "our hotkey has no validator permit"),
+        (FakeChain(hotkeys=["a", "b", "c", "d"]), {}, "our hotkey is not registered on the subnet"),
+        (
+            FakeChain(hyperparameters=Hyperparameters(tempo=20, rate_limit=5, version_key=7)),
+            {"version_key": 6},
+            "our version key is 6, the subnet asks for 7",
+        ),
+    ],
+)
+async def test_what_would_fail_in_silence_is_held(chain: FakeChain, settings: dict, reason: str) -> None:
+    b = await bench(chain, **settings)
+    await b.step()
+    await b.step()
+    assert await b.records() == [("held", reason)]
+    assert "set_weights" not in chain.calls
+
+
+async def test_the_version_key_is_the_subnets_unless_the_operator_names_one() -> None:
+    chain = FakeChain(hyperparameters=Hyperparameters(tempo=20, rate_limit=5, version_key=7))
+    b = await bench(chain)
+    await b.step()
+    assert (await b.newest()).version_key == 7
+
+
+async def test_a_held_submission_passes_when_its_reason_is_gone_or_an_operator_says_so() -> None:
+    b = await bench(max_move=0.1)
+    await b.forward(u1=5.0, u2=1.0)
+    await b.step()
+    await b.forward(u1=-50.0, u2=50.0)
+    for _ in range(60):
+        await b.forward(u1=-50.0, u2=50.0)
+    await b.step(20)
+    assert [r for r, _ in await b.records()] == ["sent", "landed", "held"]
+    assert [reason.code for reason in b.submitter.reasons] == ["moved"]
+    b.submitter.override_once()
+    await b.step()
+    assert [r for r, _ in await b.records()][3:] == ["sent", "landed"]
+    for _ in range(300):
+        await b.forward(u1=50.0, u2=-50.0)
+    await b.step(20)
+    assert (await b.newest()).result == "held"  # once means once
+
+
+async def test_few_events_hold_until_the_activity_cutoff_is_near() -> None:
+    chain = FakeChain(hyperparameters=Hyperparameters(tempo=20, rate_limit=5, activity_cutoff=100))
+    b = await bench(chain, min_events=5, min_miners=2)
+    await b.forward(u1=2.0, u2=1.0)
+    await b.step()
+    assert [reason.code for reason in b.submitter.reasons] == ["few_events"]
+    for _ in range(4):
+        await b.forward(u1=2.0, u2=1.0)
+    await b.step()
+    assert (await b.newest()).result == "landed"
+    landed = b.chain.block
+    await b.step(25)
+    assert [reason.code for reason in b.submitter.reasons] == ["few_events", "few_miners"]
+    while b.chain.block - landed < 79:
+        await b.step()
+    assert (await b.newest()).result == "held"
+    await b.step()
+    assert (await b.newest()).result == "landed"
+
+
+async def test_a_dry_run_records_and_sends_nothing() -> None:
+    b = await bench(dry_run=True)
+    await b.step()
+    await b.step()
+    assert await b.records() == [("dry_run", "")]
+    assert "set_weights" not in b.chain.calls
+
+
+async def test_a_stale_leader_can_neither_record_nor_send() -> None:
+    b = await bench()
+    await b.history.release(b.lease)
+    assert await b.history.acquire("weights", "another", timedelta(seconds=60))
+    with pytest.raises(LeaseLost):
+        await b.step()
+    assert "set_weights" not in b.chain.calls
+    b.leads = False
+    b.lease = Lease("weights", "me", b.lease.token)
+    await b.step()
+    assert await b.records() == []
+
+
+async def test_who_takes_over_settles_what_was_under_way() -> None:
+    b = await bench(sealed())
+    await b.forward(u1=2.0, u2=1.0)
+    b.chain.killed = True
+    with pytest.raises(KeyboardInterrupt):
+        await b.step()
+    assert await b.records() == [("sent", "")]
+    sent = await b.newest()
+    await b.forward(u1=2.0, u2=1.0)
+    b.ledger = Ledger(b.history)
+    b.submitter = Submitter(b.ledger, b.chain, b.book, WeightsSettings())
+    await b.submitter.take_over()
+    await b.step()
+    assert await b.records() == [("sent", ""), ("committed", "")]
+    assert b.ledger.events == 1
+    assert b.ledger.previous == dict(zip(sent.uids, sent.values, strict=True))
+    await b.step(20)
+    assert (await b.records())[2] == ("revealed", "")
+
+
+async def test_the_minimum_number_of_weights_is_met_on_a_small_subnet() -> None:
+    b = await bench(FakeChain(hyperparameters=Hyperparameters(tempo=20, rate_limit=5, min_weights=1024)))
+    await b.forward(u1=2.0, u2=1.0)
+    await b.step()
+    assert (await b.newest()).result == "landed"
+    assert len(b.chain.weights) == 4
+    assert b.chain.weights[3] == 1  # the miner before the validator, both as little as can be
+    assert b.chain.weights[0] == 1
