@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
 import signal
 import socket
 import sys
@@ -43,6 +44,9 @@ def run(options: ChainOptions) -> int:
         ):
             raise
         at = f"{options.host}:{options.port}"
-        print(f"chain: cannot listen on {at} ({problem.strerror}); pass another --port.", file=sys.stderr)
+        print(
+            f"chain: cannot listen on {at} ({os.strerror(problem.errno)}); pass another --port.",
+            file=sys.stderr,
+        )
         return 2
     return 0

@@ -58,13 +58,17 @@ class Connection:
         try:
             self._unsent.put_nowait(_text({"jsonrpc": "2.0", "method": method, "params": params}))
         except asyncio.QueueFull:
-            self.subscriptions.clear()
-            self._socket.transport.abort()
+            self.abort()
 
     def notify_all(self, kind: str, result: Any) -> None:
         """Notify every subscription of a kind."""
         for subscription in [key for key, value in self.subscriptions.items() if value == kind]:
             self.notify(subscription, kind, result)
+
+    def abort(self) -> None:
+        """Drop the connection without a word."""
+        self.subscriptions.clear()
+        self._socket.transport.abort()
 
     async def put(self, reply: Any) -> None:
         """Queue a reply, waiting for a client that reads slowly."""
@@ -119,6 +123,9 @@ class Server:
                     task.cancel()
                 results = await asyncio.gather(*tasks, return_exceptions=True)
             await self._save(clean=True)
+            # A node that goes away just goes away: a closing handshake would end the SDK's session for good.
+            for connection in list(self._connections):
+                connection.abort()
         for result in results:
             if isinstance(result, Exception):
                 raise result
