@@ -38,10 +38,12 @@ from coremesh.settings import (
 from services.reward import metrics
 from services.reward.build import Built, build
 from services.reward.config import read_config
+from services.reward.fold import NAME, ROLE, SHADOW_NAME, SHADOW_ROLE
 from services.reward.learning import Learning
 from services.reward.models import Models, choose_device, is_fatal
 from services.reward.scheduler import Scheduler
 from services.reward.service import RewardService
+from services.reward.statistics import Statistics
 
 log = structlog.get_logger(__name__)
 
@@ -75,6 +77,7 @@ def create_app(settings: Settings, loops: Loops, health: Health) -> FastAPI:
     config = read_config(reward.stack)
     models = Models(choose_device(reward.device), getattr(torch, reward.dtype))
     built = build(config, models, safety=reward.nsfw_filter)
+    shadow = _shadow(reward, models)
     log.info("reward stack loaded", stack=config.name, version=built.stack.version, device=models.device)
     scheduler = Scheduler(
         step_tokens=reward.step_tokens
@@ -85,7 +88,12 @@ def create_app(settings: Settings, loops: Loops, health: Health) -> FastAPI:
         stuck_after=timedelta(seconds=reward.stuck_s),
     )
     rewards = RewardService(
-        built, scheduler, max_completions=reward.max_completions, max_text_bytes=reward.max_text_bytes
+        built,
+        scheduler,
+        max_completions=reward.max_completions,
+        max_text_bytes=reward.max_text_bytes,
+        shadow=shadow.stack if shadow else None,
+        shadow_share=reward.shadow_share,
     )
     health.checks["models"] = scheduler.problem
 
@@ -94,12 +102,11 @@ def create_app(settings: Settings, loops: Loops, health: Health) -> FastAPI:
         async with AsyncExitStack() as stack:
             scheduler.start()
             stack.callback(scheduler.close)
-            for close in built.closers:
+            for close in (*built.closers, *(shadow.closers if shadow else ())):
                 stack.push_async_callback(close)
             loops.start("reward-compute", scheduler.watch())
             loops.start("reward-models", _report_halvings(models))
-            if built.stack.learns:
-                await _learn(settings, built, rewards, loops, stack)
+            _learn(settings, built, shadow, rewards, loops, stack)
             yield
 
     app = create_base_app(
@@ -157,18 +164,43 @@ async def _report_halvings(models: Models) -> None:
         await asyncio.sleep(1.0)
 
 
-async def _learn(
+def _shadow(reward: RewardSettings, models: Models) -> Built | None:
+    if reward.shadow is None:
+        return None
+    shadow = build(read_config(reward.shadow, "COREMESH_REWARD_SHADOW"), models, safety=reward.nsfw_filter)
+    log.info("shadow stack loaded", version=shadow.stack.version, share=reward.shadow_share)
+    return shadow
+
+
+def _learn(
     settings: Settings,
     built: Built,
+    shadow: Built | None,
     rewards: RewardService,
     loops: Loops,
     stack: AsyncExitStack,
 ) -> None:
+    """Start the folds of those stacks that learn. Redis is not asked for where none does."""
+
+    def serve(statistics: Statistics) -> None:
+        rewards.statistics = statistics
+
+    def serve_shadow(statistics: Statistics) -> None:
+        rewards.shadow_statistics = statistics
+
+    wanted = [(built, serve, NAME, ROLE)]
+    if shadow:
+        wanted.append((shadow, serve_shadow, SHADOW_NAME, SHADOW_ROLE))
+    wanted = [one for one in wanted if one[0].stack.learns]
+    if not wanted:
+        return
     redis = settings[RedisSettings]
     history = RedisHistory(
         redis.url, settings[ChainSettings].netuid, timeout=timedelta(seconds=redis.timeout_s)
     )
     stack.push_async_callback(history.close)
-    learning = Learning(history, built.stack, rewards, holder=f"{socket.gethostname()}:{os.getpid()}")
-    loops.start("reward-fold", learning.lead())
-    loops.start("reward-follow", learning.follow())
+    holder = f"{socket.gethostname()}:{os.getpid()}"
+    for one, take, name, role in wanted:
+        learning = Learning(history, one.stack, take, name=name, role=role, holder=holder)
+        loops.start(f"{name}-fold", learning.lead())
+        loops.start(f"{name}-follow", learning.follow())

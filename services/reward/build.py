@@ -75,9 +75,8 @@ def build(config: StackConfig, models: Models, *, safety: bool = True) -> Built:
         if config.safety.mask:
             masks["safety"] = filter_
     version = version_of(config, identities, safety=filter_ is not None)
-    return Built(
-        Stack(version=version, functions=functions, masks=masks, models=identities, timed=_timed), filter_
-    )
+    stack = Stack(version=version, functions=functions, masks=masks, models=identities, timed=_timed)
+    return Built(stack, filter_, tuple(closers))
 
 
 def version_of(config: StackConfig, identities: dict[str, str], *, safety: bool) -> str:

@@ -33,3 +33,4 @@ OOM_HALVINGS = Gauge(
     "coremesh_reward_oom_halvings", "Times memory ran out and a model's token budget was halved", ["model"]
 )
 COMPLETIONS = Counter("coremesh_reward_completions_total", "Completions scored", ["kind"])
+SHADOW = Counter("coremesh_reward_shadow_total", "Requests given to the shadow stack too", ["outcome"])

@@ -32,6 +32,7 @@ async def record(history: RedisHistory, answer: dict) -> None:
     """What the querier does with an answer."""
     n = len(answer["rewards"])
     parts = {**answer["raw"], **{f"mask:{name}": values for name, values in answer["masks"].items()}}
+    parts |= answer["extra"]
     hotkeys = [f"5Hotkey{i}" for i in range(n)]
     event = forward_event(
         id=new_event_id(),
