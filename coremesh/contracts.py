@@ -48,6 +48,9 @@ class ScoreResponse(Contract):
     uids: tuple[int, ...]
     scores: tuple[float, ...]
     chosen: tuple[int, ...] = ()
+    propensities: tuple[float, ...] = Field(
+        (), description="aligned with chosen: how likely each was to be chosen"
+    )
     head_version: int = Field(description="0 while nothing was learnt")
     block: int = Field(description="of the metagraph used")
 

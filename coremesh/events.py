@@ -71,6 +71,7 @@ class ForwardEvent(msgspec.Struct, frozen=True, array_like=True, tag=1, kw_only=
     available: int = 0
     """How many uids could have been asked: with RANDOM_SAMPLE, len(uids) / available is the propensity."""
     version: int = 1
+    propensity_: bytes = b""
 
     @property
     def uids(self) -> NDArray[np.uint16]:
@@ -101,6 +102,11 @@ class ForwardEvent(msgspec.Struct, frozen=True, array_like=True, tag=1, kw_only=
     def gating(self) -> NDArray[np.float32]:
         """Gating scores of the queried, float32 [n], or empty when gating was not asked."""
         return np.frombuffer(self.gating_, dtype="<f4")
+
+    @property
+    def propensity(self) -> NDArray[np.float16]:
+        """How likely each uid was to be asked, float16 [n], or empty when it is not known."""
+        return np.frombuffer(self.propensity_, dtype="<f2")
 
     @property
     def parts(self) -> dict[str, NDArray[np.float32]]:
@@ -201,18 +207,20 @@ def forward_event(
     stats_version: int = 0,
     degraded: tuple[str, ...] = (),
     available: int = 0,
+    propensity: Any = (),
 ) -> ForwardEvent:
     """Build an event from arrays [n] aligned with ``uids``. Raises ValueError when lengths differ.
 
-    ``parts`` and ``rewards`` take NaN for uids that were not scored; ``gating`` is empty or [n].
+    ``parts`` and ``rewards`` take NaN for uids that were not scored; ``gating`` and ``propensity`` are empty or [n].
     """
     n = len(uids)
     columns = {"hotkeys": hotkeys, "status": status, "latency_s": latency_s, "rewards": rewards}
     for name, column in {**columns, **(parts or {})}.items():
         if len(column) != n:
             raise ValueError(f"{name} has {len(column)} values for {n} uids")
-    if len(gating) not in (0, n):
-        raise ValueError(f"gating has {len(gating)} values for {n} uids")
+    for name, column in (("gating", gating), ("propensity", propensity)):
+        if len(column) not in (0, n):
+            raise ValueError(f"{name} has {len(column)} values for {n} uids")
     return ForwardEvent(
         id=id,
         time_ms=time_ms,
@@ -233,4 +241,5 @@ def forward_event(
         stats_version=stats_version,
         degraded=degraded,
         available=available,
+        propensity_=pack(propensity, "<f2"),
     )

@@ -23,7 +23,8 @@ S = TypeVar("S")
 class Fold(Protocol[S]):
     """A pure function of (state, events), and the state's wire form.
 
-    ``apply`` may be given the same entries again after a crash, always with the state from before them.
+    ``apply`` may be given the same entries again after a crash, always with the state from before them. ``load`` and
+    ``dump`` run in a thread, never while ``apply`` does.
     """
 
     format: str
@@ -122,7 +123,8 @@ class FoldRunner(Generic[S]):
     async def _give_back(self) -> None:
         if self.lease is not None:
             try:
-                await asyncio.wait_for(self._history.release(self.lease), 1.0)
+                async with asyncio.timeout(1.0):
+                    await self._history.release(self.lease)
             except (CoremeshError, TimeoutError):
                 log.info("lease left to expire", fold=self._name)
 
@@ -148,7 +150,7 @@ class FoldRunner(Generic[S]):
         checkpoint = await self._history.load(self._name)
         saved_at = checkpoint.last_id if checkpoint else ORIGIN
         if checkpoint is not None and checkpoint.format == self._fold.format:
-            state = self._fold.load(checkpoint.state)
+            state = await asyncio.to_thread(self._fold.load, checkpoint.state)
             self._at = checkpoint.last_id
         else:
             state = self._fold.initial()
@@ -160,21 +162,23 @@ class FoldRunner(Generic[S]):
             self._version = checkpoint.version
             await self._tell(state, checkpoint, lease)
         saved_s = time.monotonic()
+        unsaved = False
         while True:
             entries = await self._history.read(self._at, self._batch, self._wait)
             if entries:
                 state = await self._fold.apply(state, entries)
                 self._at = entries[-1].stream_id
-            if self._at == saved_at or time.monotonic() - saved_s < self._save_every:
+                unsaved = True
+            if not unsaved or time.monotonic() - saved_s < self._save_every:
                 continue
             draft = Checkpoint(
                 last_id=self._at,
-                state=self._fold.dump(state),
+                state=await asyncio.to_thread(self._fold.dump, state),
                 format=self._fold.format,
                 time_ms=time.time_ns() // 1_000_000,
             )
             checkpoint = await self._history.save(self._name, draft, lease, saved_at)
-            saved_at = self._at
+            saved_at, unsaved = self._at, False
             saved_s = time.monotonic()
             self._version = checkpoint.version
             await self._tell(state, checkpoint, lease)
@@ -228,5 +232,5 @@ class Follower(Generic[S]):
         if checkpoint is None or checkpoint.format != self._fold.format:
             return False
         self._version = checkpoint.version
-        await self._on_state(self._fold.load(checkpoint.state), checkpoint)
+        await self._on_state(await asyncio.to_thread(self._fold.load, checkpoint.state), checkpoint)
         return True

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import timedelta
 from functools import wraps
+from types import CoroutineType
 from typing import Any, ParamSpec, TypeVar, cast
 
 import msgspec
@@ -36,7 +37,7 @@ TRIM_AT_ONCE = 2_000
 _submission_decoder = msgspec.msgpack.Decoder(Submission)
 
 
-def _guarded(method: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+def _guarded(method: Callable[P, CoroutineType[Any, Any, T]]) -> Callable[P, CoroutineType[Any, Any, T]]:
     """Turn what Redis raises into our own errors."""
 
     @wraps(method)
@@ -102,9 +103,9 @@ class RedisHistory:
             rows = await self._redis.xrange(self.keys.events, min=f"({after}", max="+", count=count)
             return _entries(rows)
         wait_ms = max(1, int(block.total_seconds() * 1000))
-        call = self._waiting.xread({self.keys.events: after}, count=count, block=wait_ms)
         # A half-dead socket must not hold a reader for ever.
-        answer = await asyncio.wait_for(call, block.total_seconds() + self._timeout)
+        async with asyncio.timeout(block.total_seconds() + self._timeout):
+            answer = await self._waiting.xread({self.keys.events: after}, count=count, block=wait_ms)
         return _entries(answer[0][1]) if answer else []
 
     @_guarded

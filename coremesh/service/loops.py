@@ -9,6 +9,8 @@ from typing import Any
 
 import structlog
 
+CANCEL_AGAIN_S = 1.0
+
 log = structlog.get_logger(__name__)
 
 
@@ -29,10 +31,16 @@ class Loops:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Cancel what still runs and wait for it; call it before closing what the loops use."""
         self._closing = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        while self._tasks:
+            # Again and again: before Python 3.12 wait_for may swallow a cancellation.
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks, timeout=CANCEL_AGAIN_S)
 
     def start(self, name: str, work: Coroutine[Any, Any, Any]) -> None:
         """Run ``work``, which is meant never to end."""

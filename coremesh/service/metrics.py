@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from prometheus_client import Counter, Gauge, Histogram
+
+from coremesh.folding import FoldStatus
 
 BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 
@@ -23,6 +26,7 @@ FOLD_GAPS = Gauge(
 )
 DEPENDENCY_UP = Gauge("coremesh_dependency_up", "1 while a dependency answers", ["dependency"])
 
+FOLD_PROBE_S = 1.0
 LAG_PROBE_S = 0.1
 
 
@@ -32,3 +36,13 @@ async def watch_loop_lag() -> None:
         start = time.monotonic()
         await asyncio.sleep(LAG_PROBE_S)
         LOOP_LAG_SECONDS.observe(max(0.0, time.monotonic() - start - LAG_PROBE_S))
+
+
+async def watch_fold(name: str, status: Callable[[], FoldStatus]) -> None:
+    """Show where a fold stands, for ever."""
+    while True:
+        now = status()
+        FOLD_VERSION.labels(name).set(now.version)
+        FOLD_LEADING.labels(name).set(now.leading)
+        FOLD_GAPS.labels(name).set(now.gaps)
+        await asyncio.sleep(FOLD_PROBE_S)

@@ -114,6 +114,7 @@ class GatingSettings(Section):
     learning_rate: float = Field(0.01, gt=0, le=10, description="step size of the original rule")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of the original rule")
     explore: float = Field(0.05, ge=0, le=1, description="share of a choice that is drawn at random")
+    k_max: int = Field(64, ge=1, le=4096, description="most miners that an automatic choice asks")
     cache_entries: int = Field(4096, ge=0, le=1_000_000, description="prompt embeddings kept")
     queue: int = Field(1024, ge=1, le=100_000, description="prompts that may wait for the encoder")
     threads: int = Field(1, ge=1, le=256, description="CPU threads of the encoder")

@@ -125,6 +125,8 @@ class Supervisor:
             if (ready, detail) != (supervised.ready, supervised.detail):
                 supervised.ready, supervised.detail = ready, detail
                 self._on_change()
+            if ready and not supervised.plan.ready.startswith("http"):
+                return  # its process is watched; knocking on its door again and again tells no more
             await asyncio.sleep(LOOK_EVERY_S if not ready else 1.0)
 
     async def _ready(self, supervised: Supervised) -> tuple[bool, str]:

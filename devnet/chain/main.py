@@ -33,6 +33,8 @@ async def _serve(options: ChainOptions) -> None:
 def run(options: ChainOptions) -> int:
     """Serve; the exit code: 0 after a signal, 2 when the port, the state or a setting is no good."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    # Somebody knocking on the port without speaking websocket is no error of ours.
+    logging.getLogger("websockets.server").setLevel(logging.CRITICAL)
     try:
         asyncio.run(_serve(options))
     except (BadState, ValueError) as problem:

@@ -146,6 +146,34 @@ async def test_a_gap_is_noticed_and_folding_goes_on(redis_history: RedisHistory)
         assert runner.status.gaps == 1
 
 
+async def test_another_format_folds_anew_from_the_start(redis_history: RedisHistory) -> None:
+    ids = await fill(redis_history, 10)
+    witness = Witness()
+    async with running(redis_history, "a", witness):
+        await wait_until(lambda: witness.last == ids)
+
+    class Other(Seen):
+        format = "seen/2"
+
+    again = Witness()
+    runner = FoldRunner(
+        redis_history,
+        Other(),
+        name="seen",
+        role="seen",
+        holder="b",
+        on_state=again,
+        wait=timedelta(milliseconds=50),
+    )
+    task = asyncio.create_task(runner.run())
+    await wait_until(lambda: again.last == ids, why="the same events under the new format")
+    stored = await redis_history.load("seen")
+    assert stored is not None
+    assert (stored.format, Other().load(stored.state)) == ("seen/2", ids)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
 async def test_a_restart_of_redis_loses_nothing(tmp_path_factory, redis_server: RedisServer) -> None:
     import shutil
     import tempfile

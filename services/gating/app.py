@@ -1,0 +1,124 @@
+"""The HTTP surface of gating: POST /score, GET /head."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+from fastapi import Depends, FastAPI
+
+from coremesh.contracts import HeadResponse, ScoreRequest, ScoreResponse
+from coremesh.folding import FoldRunner, Follower
+from coremesh.history.redis import RedisHistory
+from coremesh.service import Health, Loops, create_app
+from coremesh.service.auth import refuse_open_bind, require_token
+from coremesh.service.metrics import watch_fold
+from coremesh.settings import (
+    ChainSettings,
+    GatingSettings,
+    HttpSettings,
+    MeshSettings,
+    RedisSettings,
+    Settings,
+)
+from coremesh.types import new_event_id
+from services.gating.batching import BatchingEncoder
+from services.gating.encoder import SentenceEncoder
+from services.gating.learning import GatingLearning
+from services.gating.service import GatingService, features
+from services.gating.snapshot import RollBook
+
+FOLD = "gating:head"
+ROLE = "gating"
+
+
+def create_gating_app(settings: Settings, encoder: SentenceEncoder, loops: Loops, health: Health) -> FastAPI:
+    """The app, with the encoder already loaded. Raises BadSetting for an address that others can reach."""
+    gating, mesh = settings[GatingSettings], settings[MeshSettings]
+    token = mesh.token.get_secret_value()
+    refuse_open_bind(
+        settings[HttpSettings].host, bool(token), remedy="Set COREMESH_MESH_TOKEN for all services."
+    )
+    redis = settings[RedisSettings]
+    history = RedisHistory(
+        redis.url, settings[ChainSettings].netuid, timeout=timedelta(seconds=redis.timeout_s)
+    )
+    batching = BatchingEncoder(encoder, max_queued=gating.queue, cache_entries=gating.cache_entries)
+    learning = GatingLearning(gating, batching)
+    book = RollBook(history)
+    service = GatingService(gating, batching, book, learning.initial())
+    runner = FoldRunner(
+        history,
+        learning,
+        name=FOLD,
+        role=ROLE,
+        holder=f"{socket.gethostname()}:{os.getpid()}:{new_event_id()}",
+        batch=256,
+        save_every=timedelta(seconds=gating.save_s),
+    )
+    follower = Follower(
+        history, learning, name=FOLD, on_state=service.on_state, every=timedelta(seconds=gating.follow_s)
+    )
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with batching:
+            loops.start("gating-fold", runner.run())
+            loops.start("gating-head", follower.run())
+            loops.start("metagraph", book.run())
+            loops.start("fold-metrics", watch_fold(FOLD, lambda: runner.status))
+            loops.start("encoder", _watch(batching))
+            yield
+            await loops.stop()
+        await history.close()
+
+    async def redis_answers() -> str | None:
+        await history.ping()
+        return None
+
+    async def encoder_alive() -> str | None:
+        return None if batching.alive else "the encoder's thread is dead"
+
+    async def metagraph_known() -> str | None:
+        return None if book.roll is not None else "no metagraph has been published yet"
+
+    health.checks.update(redis=redis_answers, encoder=encoder_alive, metagraph=metagraph_known)
+    app = create_app(
+        "coremesh gating",
+        description="Learns from events which miners to ask for a prompt.",
+        lifespan=lifespan,
+        health=health,
+    )
+    guard = [Depends(require_token(token))]
+
+    @app.post("/score", dependencies=guard, summary="Whom to ask for a prompt?")
+    async def score(request: ScoreRequest) -> ScoreResponse:
+        return await service.score(request)
+
+    @app.get("/head", dependencies=guard, summary="What has been learnt?")
+    async def head() -> HeadResponse:
+        return HeadResponse(
+            rule=gating.rule,
+            encoder=encoder.identity,
+            version=service.version,
+            last_id=service.last_id,
+            steps=service.fold.learnt,
+            hotkeys=len(service.fold.head),
+            features=features(service.fold),
+            leading=runner.status.leading,
+            leader=await history.leader(ROLE),
+        )
+
+    _ = (score, head)
+    return app
+
+
+async def _watch(batching: BatchingEncoder) -> None:
+    """End when the encoder's thread has died, so that the process ends too."""
+    while batching.alive:  # noqa: ASYNC110 - a thread cannot set an asyncio.Event once it is dead
+        await asyncio.sleep(0.5)
+    raise RuntimeError("the encoder's thread died")

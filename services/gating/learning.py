@@ -1,0 +1,109 @@
+"""The gating fold over the event history: prompts are encoded here, so that the fold itself stays pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from coremesh.events import Flag, ForwardEvent, Message, MetagraphEvent
+from coremesh.history.protocol import Entry
+from coremesh.settings import GatingSettings
+from coremesh.text import HasRoleAndContent, flatten
+from coremesh.types import hotkey_digest
+from services.gating.fold import GatingFold, GatingObservation
+
+LAYOUT = 1
+"""Changes when what the fold keeps, or how it reads an event, does."""
+
+
+class Encoder(Protocol):
+    """What learning and serving need of the encoder."""
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """Equal only for encoders that give equal vectors."""
+        ...
+
+    async def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit vectors float32 [n, dim]."""
+        ...
+
+
+def prompt_text(messages: Sequence[HasRoleAndContent]) -> str:
+    """The text that stands for a prompt.
+
+    System messages are left out while there are others: training puts the same one before every question, and users
+    send none, so with it the two would look further apart than two topics do.
+    """
+    spoken = [message for message in messages if message.role != "system"]
+    return flatten(spoken or messages)
+
+
+class GatingLearning:
+    """The Fold that the gating leader runs. A new rule or encoder is a new format: it is learnt anew from the
+    history, and a head of the old one is never reused."""
+
+    def __init__(self, settings: GatingSettings, encoder: Encoder) -> None:
+        self._settings = settings
+        self._encoder = encoder
+        self.format = f"gating/{LAYOUT}/{settings.rule}/{encoder.identity}"
+
+    def initial(self) -> GatingFold:
+        """Nothing learnt."""
+        return GatingFold(
+            self._settings.rule,
+            self._encoder.dim,
+            self._encoder.identity,
+            learning_rate=self._settings.learning_rate,
+            momentum=self._settings.momentum,
+        )
+
+    def load(self, state: bytes) -> GatingFold:
+        """The fold in a checkpoint of this format."""
+        return GatingFold.from_bytes(state, self._settings.rule, self._encoder.dim, self._encoder.identity)
+
+    def dump(self, state: GatingFold) -> bytes:
+        """The fold for a checkpoint."""
+        return state.to_bytes()
+
+    async def apply(self, state: GatingFold, entries: list[Entry]) -> GatingFold:
+        """Fold forwards and metagraph changes, in their order."""
+        texts = [prompt_text(messages) for entry in entries if (messages := _told(entry))]
+        vectors = iter(await self._encoder.encode(texts)) if texts else iter(())
+        for entry in entries:
+            event = entry.event
+            if isinstance(event, MetagraphEvent):
+                gone = [hotkey_digest(change.old) for change in event.changes if change.old]
+                # A hotkey that only moved to another uid is still here, and so is what is known of it.
+                here = {hotkey_digest(change.new) for change in event.changes if change.new}
+                left = [digest for digest in gone if digest not in here]
+                if left:
+                    state.retire(np.array(left, dtype=np.uint64))
+                continue
+            rewards = event.rewards.astype(np.float64)
+            state.apply(
+                GatingObservation(
+                    embedding=next(vectors) if _told(entry) else None,
+                    hotkeys=event.hotkeys,
+                    rewards=rewards,
+                    ok=np.isfinite(rewards) if event.scored else event.status == 0,
+                    latency_s=event.latency_s.astype(np.float64),
+                    learn=event.scored and bool(event.flags & Flag.TRAIN_GATING),
+                )
+            )
+        return state
+
+
+def _told(entry: Entry) -> tuple[Message, ...]:
+    """The messages that an event teaches something about."""
+    event = entry.event
+    if isinstance(event, ForwardEvent) and event.scored and event.flags & Flag.TRAIN_GATING:
+        return event.messages
+    return ()
