@@ -109,7 +109,7 @@ def _chosen(only: str) -> tuple[Resident, ...]:
     unknown = [name for name in names if name not in by_name]
     if unknown or not names:
         raise BadSetting(
-            f"--only: there is no resident {', '.join(unknown) or only!r}",
+            f"--only: there is no resident {', '.join(unknown) or only}",
             remedy=f"Choose from {', '.join(by_name)}.",
         )
     return tuple(by_name[name] for name in dict.fromkeys(names))
