@@ -1,0 +1,1 @@
+"""Where completions come from. Each backend is imported only when it is chosen."""

@@ -1,0 +1,145 @@
+"""The miner and the chain: its axon published there, and the stakes of those who ask read from there."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, cast
+
+import bittensor as bt
+import structlog
+
+from coremesh.errors import ChainUnavailable, CoremeshError
+from coremesh.wire.keys import KeyPair
+from miner.gate import Stakes
+
+log = structlog.get_logger(__name__)
+
+CALL_TIMEOUT_S = 30.0
+"""For one chain call. An extrinsic waits for its block."""
+CLOSE_TIMEOUT_S = 2.0
+FIRST_PAUSE_S = 0.5
+LONGEST_PAUSE_S = 30.0
+
+
+class NotRegistered(CoremeshError):
+    """This hotkey has no uid on the subnet."""
+
+    code = "not_registered"
+    default_remedy = "Register it: btcli subnets register."
+
+
+class NotPublished(CoremeshError):
+    """The chain does not take our axon."""
+
+    code = "not_published"
+    default_remedy = (
+        "Check --external-ip and --external-port; validators must be able to reach what they name."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where validators reach this miner."""
+
+    ip: str
+    port: int
+
+
+class MinerChain:
+    """One hotkey on one subnet."""
+
+    def __init__(self, network: str, netuid: int, keypair: KeyPair, stakes: Stakes) -> None:
+        self._network = network
+        self._netuid = netuid
+        self._keypair = keypair
+        self._stakes = stakes
+        self._client: bt.Client | None = None
+
+    async def close(self) -> None:
+        """Close the connection, if there is one."""
+        client, self._client = self._client, None
+        if client is not None:
+            with suppress(OSError, TimeoutError, bt.BittensorError):
+                await asyncio.wait_for(client.close(), CLOSE_TIMEOUT_S)
+
+    async def publish(self, endpoint: Endpoint, *, deadline_s: float) -> None:
+        """Publish ``endpoint`` as our axon, unless the chain shows it already; try again for ``deadline_s`` seconds.
+
+        Returns when a read of the chain shows it. Raises NotRegistered at once, ChainUnavailable or NotPublished at
+        the deadline.
+        """
+        deadline = time.monotonic() + deadline_s
+        pause = FIRST_PAUSE_S
+        while True:
+            try:
+                async with asyncio.timeout(max(0.1, deadline - time.monotonic())):
+                    await self._publish_once(endpoint)
+                return
+            except NotRegistered:
+                raise
+            except (OSError, TimeoutError, bt.RpcConnectionError) as error:
+                problem: CoremeshError = ChainUnavailable(f"the chain at {self._network} does not answer")
+                reason = type(error).__name__
+            except bt.BittensorError as error:
+                reason = str(error)
+                problem = NotPublished(
+                    f"the chain does not take the axon {endpoint.ip}:{endpoint.port}: {error}"
+                )
+            if time.monotonic() + pause > deadline:
+                raise problem
+            log.warning("axon not published yet", reason=reason, retry_in_s=pause)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_S)
+
+    async def follow(self, every_s: float) -> None:
+        """Read the stakes again and again, for ever; trouble with the chain leaves the last ones in force."""
+        while True:
+            try:
+                async with asyncio.timeout(CALL_TIMEOUT_S):
+                    await self._neurons(await self._connected())
+            except (OSError, TimeoutError, bt.BittensorError) as error:
+                log.warning("stakes not read", reason=type(error).__name__)
+                await asyncio.sleep(
+                    min(every_s, FIRST_PAUSE_S if self._stakes.by_hotkey is None else every_s)
+                )
+            else:
+                await asyncio.sleep(every_s)
+
+    async def _publish_once(self, endpoint: Endpoint) -> None:
+        wanted = (int(ipaddress.ip_address(endpoint.ip)), endpoint.port)
+        async with asyncio.timeout(2 * CALL_TIMEOUT_S):
+            client = await self._connected()
+            if await self._served(client) == wanted:
+                return
+            intent = bt.ServeAxon(netuid=self._netuid, ip=endpoint.ip, port=endpoint.port)
+            result = await client.execute(intent, cast(Any, self._keypair))
+            result.raise_for_failure()
+            if await self._served(client) != wanted:
+                raise bt.ChainError("it was included, but the chain does not show it")
+        log.info("axon published", ip=endpoint.ip, port=endpoint.port, netuid=self._netuid)
+
+    async def _served(self, client: bt.Client) -> tuple[int, int]:
+        """Our axon as the chain shows it: (ip as a number, port); zeros for none."""
+        own = self._keypair.ss58_address
+        for neuron in await self._neurons(client):
+            if neuron.hotkey == own:
+                axon = neuron.raw["axon_info"]
+                return int(axon["ip"]), int(axon["port"])
+        raise NotRegistered(f"the hotkey {own} is not registered on subnet {self._netuid}")
+
+    async def _neurons(self, client: bt.Client) -> list[Any]:
+        neurons = await client.read("neurons", netuid=self._netuid, lite=True)
+        self._stakes.by_hotkey = {neuron.hotkey: float(neuron.total_stake.tao) for neuron in neurons}
+        return neurons
+
+    async def _connected(self) -> bt.Client:
+        """The one client of this process; it reconnects by itself once it has been connected."""
+        if self._client is None:
+            client = bt.Client(self._network)
+            await client.connect()
+            self._client = client
+        return self._client
