@@ -19,7 +19,7 @@ from services.weights.ledger import Ledger
 from services.weights.submitter import Submitter
 from tests.events import make_event
 from tests.fakes.history import MemoryHistory
-from tests.unit.weights.fake_chain import FakeChain
+from tests.unit.weights.fake_chain import FakeChain, Killed
 
 
 @dataclass
@@ -288,7 +288,7 @@ async def test_who_takes_over_settles_what_was_under_way() -> None:
     b = await bench(sealed())
     await b.forward(u1=2.0, u2=1.0)
     b.chain.killed = True
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Killed):
         await b.step()
     assert await b.records() == [("sent", "")]
     sent = await b.newest()
