@@ -17,17 +17,29 @@ from devnet.chain.saved import BadState, locked
 from devnet.chain.server import Server
 
 
+def _bind(host: str, port: int) -> socket.socket:
+    """Take a port without listening yet: whoever waits for the port waits for genesis and wallets too."""
+    taken = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind((host, port))
+    except BaseException:
+        taken.close()
+        raise
+    return taken
+
+
 async def _serve(options: ChainOptions) -> None:
     # The port first: a chain that cannot listen must not touch the state of the one that does.
     with ExitStack() as stack:
-        listening = stack.enter_context(socket.create_server((options.host, options.port)))
+        bound = stack.enter_context(_bind(options.host, options.port))
         if options.state_file is not None:
             stack.enter_context(locked(options.state_file))
         server = Server(Chain(options))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, server.stop)
-        await server.run(listening)
+        await server.run(bound)
 
 
 def run(options: ChainOptions) -> int:

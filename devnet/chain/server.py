@@ -97,13 +97,13 @@ class Server:
         """Ask `run` to save and return."""
         self._stop.set()
 
-    async def run(self, listening: socket.socket) -> None:
-        """Serve connections on a listening socket and make blocks until `stop`."""
+    async def run(self, bound: socket.socket) -> None:
+        """Listen on a bound socket and make blocks until `stop`."""
         options = self.chain.options
         await self._save(clean=False)
         async with serve(
             self._client,
-            sock=listening,
+            sock=bound,
             max_size=MAX_MESSAGE_BYTES,
             compression=None,
             max_queue=16,
