@@ -148,7 +148,12 @@ class RewardSettings(Section):
         300.0, gt=0, le=3600, description="seconds that one step may take before the process ends"
     )
     max_completions: int = Field(512, ge=1, le=4096, description="completions in one request")
-    max_text_bytes: int = Field(256 * 1024, ge=1024, description="bytes of one text")
+    max_text_bytes: int = Field(
+        256 * 1024,
+        ge=1024,
+        description="bytes of one message; of a longer completion the beginning is scored",
+    )
+    max_request_bytes: int = Field(16 * 1024 * 1024, ge=1024, description="bytes of one request")
     nsfw_filter: bool = Field(
         True, description="judge prompts and completions for safety where a filter is configured"
     )

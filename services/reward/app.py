@@ -49,8 +49,10 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-STEP_TOKENS_CPU = 512
+STEP_TOKENS_CPU = 768
 """A CPU is busy with so few tokens already, and an interactive request waits for one step at most."""
+BULK_TOKENS = 4096
+"""While nobody interactive has come for a while: a prompt is then computed once for all of its completions."""
 
 
 OPEN_REMEDY = "Set COREMESH_MESH_TOKEN, or listen on 127.0.0.1."
@@ -79,9 +81,10 @@ def create_app(settings: Settings, loops: Loops, health: Health) -> FastAPI:
     built = build(config, models, safety=reward.nsfw_filter)
     shadow = _shadow(reward, models)
     log.info("reward stack loaded", stack=config.name, version=built.stack.version, device=models.device)
+    step = reward.step_tokens or (STEP_TOKENS_CPU if models.device == "cpu" else models.token_budget)
     scheduler = Scheduler(
-        step_tokens=reward.step_tokens
-        or (STEP_TOKENS_CPU if models.device == "cpu" else models.token_budget),
+        step_tokens=step,
+        bulk_tokens=reward.step_tokens or max(step, BULK_TOKENS),
         queue=reward.queue,
         queue_bytes=reward.queue_bytes,
         is_fatal=is_fatal,
@@ -114,6 +117,7 @@ def create_app(settings: Settings, loops: Loops, health: Health) -> FastAPI:
         description="Scores completions: weighted reward functions times masks.",
         lifespan=lifespan,
         health=health,
+        max_request_bytes=reward.max_request_bytes,
     )
     _add_routes(app, rewards, token)
     return app

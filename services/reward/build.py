@@ -37,7 +37,7 @@ from services.reward.masks.relevance import RelevanceThreshold
 from services.reward.masks.safety import Safety
 from services.reward.masks.siblings import Siblings
 from services.reward.masks.task_validator import TaskValidator
-from services.reward.models import ClassifierOps, Models, SafetyOp
+from services.reward.models import ClassifierOps, Models, SafetyOps
 from services.reward.stack import Stack, Weighted
 
 RULES = 1
@@ -133,7 +133,7 @@ def _mask(part: AnyMask, models: Models) -> tuple[Mask, str]:
 
 def _safety(part: SafetyPart, models: Models) -> tuple[Safety, str]:
     model = models.classifier(part.model, label=part.label, max_tokens=None)
-    return Safety(SafetyOp(model), threshold=part.threshold), model.identity
+    return Safety(SafetyOps(model), threshold=part.threshold), model.identity
 
 
 def _timed(part: str) -> AbstractContextManager[object]:

@@ -28,7 +28,7 @@ from services.reward.engine import (
     load_value_head,
 )
 from services.reward.template import Form
-from services.reward.work import CHARS_PER_TOKEN, Op
+from services.reward.work import CHARS_PER_TOKEN, Op, TextOp
 
 M = TypeVar("M")
 
@@ -213,30 +213,32 @@ class _Score:
         return [float(value) for values in self._score(groups) for value in values]
 
 
-class SafetyOp:
-    """A text's probability of being unsafe: the worst of its windows of 512 tokens."""
+class SafetyOps:
+    """A safety classifier as two ops: texts to windows of 512 tokens, windows to the probability of being unsafe."""
 
     WINDOW = 512
-    MOST_CHARS = 256 * 1024
 
     def __init__(self, model: Classifier) -> None:
-        self.name = "safety"
         self.model = model
+        self.windows: Op[str, list[list[int]]] = TextOp("windows", self._windows, len)
+        self.unsafe: Op[list[int], float] = _Unsafe(model)
 
-    def cost(self, item: str) -> int:
-        """All of the text is read."""
-        return _tokens(len(item), self.MOST_CHARS)
+    def _windows(self, text: str) -> list[list[int]]:
+        return self.model.windows(clean(text, self.model.tokenizer), self.WINDOW)
 
-    def run(self, items: Sequence[str]) -> list[float]:
+
+class _Unsafe:
+    def __init__(self, model: Classifier) -> None:
+        self.name = "safety"
+        self._model = model
+
+    def cost(self, item: list[int]) -> int:
+        """Its tokens."""
+        return max(1, len(item))
+
+    def run(self, items: Sequence[list[int]]) -> list[float]:
         """Probabilities in [0, 1]."""
-        windows: list[list[int]] = []
-        ends: list[int] = []
-        for text in items:
-            windows += self.model.windows(clean(text[: self.MOST_CHARS], self.model.tokenizer), self.WINDOW)
-            ends.append(len(windows))
-        unsafe = probability(self.model.logits(windows), self.model.label)
-        starts = [0, *ends[:-1]]
-        return [float(unsafe[start:end].max()) for start, end in zip(starts, ends, strict=True)]
+        return probability(self._model.logits(items), self._model.label).tolist()
 
 
 def probability(logits: NDArray[np.float32], label: int) -> NDArray[np.float64]:

@@ -30,6 +30,8 @@ UNWELL_AFTER = 8
 """Failed steps in a row after which the service says that it is not ready."""
 
 TRACED_FAILURES = 2
+QUIET_S = 10.0
+"""So long after the last interactive request training has the device to itself."""
 
 
 class Lane(IntEnum):
@@ -77,7 +79,9 @@ class Scheduler:
 
     A step takes what is queued when the thread is free (nothing ever waits for a batch to fill), from the
     interactive lane first, and joins neighbours of the same op and lane. Larger lists are cut between items;
-    interactive work therefore waits for one step at most. ``queue`` bounds the admitted requests and
+    interactive work therefore waits for one step at most. Every cut costs training a little (each piece computes
+    its prompt anew), so while no interactive request has come for ``QUIET_S``, steps grow to ``bulk_tokens``.
+    ``queue`` bounds the admitted requests and
     ``queue_bytes`` their texts. ``is_fatal`` says which errors of an op mean that the process must end; any
     other is its request's alone. ``watch`` must run as a loop of the service: it dies with the thread, and when
     a step takes longer than ``stuck_after``.
@@ -87,6 +91,7 @@ class Scheduler:
         self,
         *,
         step_tokens: int,
+        bulk_tokens: int | None = None,
         queue: int,
         queue_bytes: int,
         is_fatal: Callable[[BaseException], bool] = lambda error: False,
@@ -94,6 +99,8 @@ class Scheduler:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._step_tokens = step_tokens
+        self._bulk_tokens = bulk_tokens or step_tokens
+        self._interactive_s = -QUIET_S
         self._queue = queue
         self._queue_bytes = queue_bytes
         self._is_fatal = is_fatal
@@ -136,6 +143,8 @@ class Scheduler:
                 f"{waiting} requests are waiting for the reward models",
                 retry_after_s=min(60.0, max(1.0, waiting * self._request_s)),
             )
+        if lane is Lane.INTERACTIVE:
+            self._interactive_s = self._clock()
         self._count(lane, 1, size)
         start = self._clock()
         try:
@@ -237,7 +246,8 @@ class Scheduler:
 
     def _fill(self, waiting: deque[_Ticket], lane: Lane) -> tuple[_Slice, ...]:
         step: list[_Slice] = []
-        room = self._step_tokens
+        quiet = lane is Lane.TRAINING and self._clock() - self._interactive_s >= QUIET_S
+        room = self._bulk_tokens if quiet else self._step_tokens
         for ticket in list(waiting):
             if self._is_over(ticket):
                 waiting.remove(ticket)

@@ -56,19 +56,26 @@ class RewardService:
         self.shadow_statistics = Statistics()
 
     async def reward(self, request: RewardRequest) -> RewardResponse:
-        """Score completions. Raises TooLong, Busy, DeadlineExceeded, Unavailable."""
+        """Score completions. Raises TooLong, Busy, DeadlineExceeded, Unavailable.
+
+        Of an over-long completion the beginning is scored: one miner that sends a book must not keep the others
+        of its batch from being scored. An over-long prompt is the caller's fault.
+        """
         if len(request.completions) > self._max_completions:
             raise TooLong(
                 f"{len(request.completions)} completions in one request; at most {self._max_completions} are taken"
             )
-        texts = [*(message.content for message in request.messages), *request.completions]
-        size = self._measure(texts)
+        for message in request.messages:
+            if _bytes(message.content) > self._max_text_bytes:
+                raise TooLong(f"a message has over {self._max_text_bytes} bytes")
+        completions = tuple(_beginning(text, self._max_text_bytes) for text in request.completions)
+        size = sum(_bytes(message.content) for message in request.messages) + sum(map(_bytes, completions))
         lane = Lane.INTERACTIVE if request.kind in INTERACTIVE else Lane.TRAINING
         deadline = None if request.deadline_s is None else timedelta(seconds=request.deadline_s)
         with self._scheduler.admit(lane, size):
             batch = Batch(
                 turns=tuple(Turn(message.role, message.content) for message in request.messages),
-                completions=request.completions,
+                completions=completions,
                 kind=request.kind,
                 runner=self._scheduler.lane(lane, deadline),
                 difference=request.difference,
@@ -90,17 +97,24 @@ class RewardService:
         )
 
     async def filter(self, request: FilterRequest) -> FilterResponse:
-        """Judge texts; without a configured filter all are safe, and ``active`` says so. Raises as ``reward``."""
-        size = self._measure(request.texts)
+        """Judge texts; without a configured filter all are safe, and ``active`` says so. Raises as ``reward``.
+
+        What is longer than can be read is unsafe: nobody has seen all of it.
+        """
+        n = len(request.texts)
         safety = self._built.safety
         if safety is None:
-            n = len(request.texts)
             return FilterResponse(safe=(True,) * n, scores=(0.0,) * n, active=False)
-        with self._scheduler.admit(Lane.INTERACTIVE, size):
+        short = [i for i, text in enumerate(request.texts) if _bytes(text) <= self._max_text_bytes]
+        texts = [request.texts[i] for i in short]
+        with self._scheduler.admit(Lane.INTERACTIVE, sum(map(_bytes, texts))):
             try:
-                safe, scores = await safety.judge(request.texts, self._scheduler.lane(Lane.INTERACTIVE))
+                judged = await safety.judge(texts, self._scheduler.lane(Lane.INTERACTIVE))
             except ModelError as error:
                 raise Unavailable(error.sentence, remedy=error.remedy) from error
+        safe, scores = [False] * n, [1.0] * n
+        for i, is_safe, score in zip(short, *judged, strict=True):
+            safe[i], scores[i] = is_safe, score
         return FilterResponse(safe=tuple(safe), scores=tuple(scores), active=True)
 
     def describe(self) -> StackResponse:
@@ -131,14 +145,15 @@ class RewardService:
         prefix = shadow_prefix(self._shadow.version)
         return {prefix + name: _plain(values) for name, values in columns.items()}
 
-    def _measure(self, texts: list[str] | tuple[str, ...]) -> int:
-        total = 0
-        for text in texts:
-            size = len(text.encode("utf-8", "surrogatepass"))
-            if size > self._max_text_bytes:
-                raise TooLong(f"a text has {size} bytes; at most {self._max_text_bytes} are taken")
-            total += size
-        return total
+
+def _bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
+
+
+def _beginning(text: str, most: int) -> str:
+    if len(text) <= most // 4 or _bytes(text) <= most:
+        return text
+    return text.encode("utf-8", "surrogatepass")[:most].decode("utf-8", "ignore")
 
 
 def sampled(turns: tuple[Turn, ...], share: float) -> bool:

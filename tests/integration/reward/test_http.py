@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import httpx
 import pytest
 
+from services.reward.masks.safety import Safety
+from services.reward.models import Models, SafetyOps
+from services.reward.work import Inline
 from tests.integration.reward.serving import ask, serving, settings
+from tests.unit.reward.models import save_classifier
 from tests.wait import wait_until
 
 QUESTION = "How do vaccines train the immune system?"
@@ -47,6 +52,15 @@ async def test_scores_what_answers_the_question_above_what_does_not():
     }
 
 
+async def test_a_book_does_not_keep_the_others_from_being_scored():
+    book = f"{GOOD} " * 10_000
+    async with serving(settings()) as client:
+        with_book = (await client.post("/reward", json=ask(QUESTION, [GOOD, book, OFF_TOPIC]))).json()
+        without = (await client.post("/reward", json=ask(QUESTION, [GOOD, OFF_TOPIC]))).json()
+    assert with_book["rewards"][1] == 0.0
+    assert with_book["raw"]["relevance"][::2] == pytest.approx(without["raw"]["relevance"], abs=1e-5)
+
+
 async def test_one_completion_is_scored_like_any():
     async with serving(settings()) as client:
         alone = (await client.post("/reward", json=ask(QUESTION, [GOOD]))).json()
@@ -78,7 +92,8 @@ BAD: list[tuple[dict[str, object], int, str]] = [
     (ask(QUESTION, []), 400, "completions"),
     (ask(QUESTION, ["x"] * 4097), 400, "completions"),
     (ask(QUESTION, ["x"] * 513), 413, "at most 512"),
-    (ask(QUESTION, ["x" * 1_000_000]), 413, "1000000 bytes"),
+    (ask("x" * 1_000_000, ["x"]), 413, "a message has over 262144 bytes"),
+    (ask(QUESTION, ["x" * 300_000] * 60), 413, "the body is over"),
     (ask("", ["x"]), 400, "messages.0.content"),
     (ask(QUESTION, ["x"], kind="gossip"), 400, "kind"),
     ({"messages": [{"role": "user", "content": "x"}], "completions": [7]}, 400, "completions.0"),
@@ -103,7 +118,7 @@ async def test_odd_texts_have_a_defined_result():
         "",
         " \n\t ",
         "\x00\x01\x02",
-        "a" * 200_000,
+        "a" * 1_000_000,
         "word " * 40_000,
         "[SEP] [CLS] [PAD] [MASK] <|im_end|>",
         "𝕍𝕒𝕔𝕔𝕚𝕟𝕖𝕤 🧬🧬🧬",
@@ -195,3 +210,28 @@ async def test_metrics_and_readiness():
     ):
         assert name in metrics
     assert ready.json() == {"ready": True, "checks": {"models": "ok"}}
+
+
+async def test_a_configured_filter_judges_and_fails_closed(tmp_path: Path):
+    path = save_classifier(tmp_path / "model", bert=True, labels=2)
+    model = Models().classifier(str(path), label=1, max_tokens=None)
+    texts = ["The sky is blue.", "Stir the risotto.", ""]
+    _, scores = await Safety(SafetyOps(model), threshold=0.5).judge(texts, Inline())
+    stack = (
+        '[[function]]\ntype = "relevance"\nmodel = "sentence-transformers/all-MiniLM-L6-v2"\n'
+        f'[safety]\nmodel = "{path}"\nthreshold = {sorted(scores)[1]}\n'
+    )
+    book = "blue light " * 100_000
+    async with serving(settings(stack=stack, folder=tmp_path)) as client:
+        answer = (await client.post("/filter", json={"texts": [*texts, book]})).json()
+        described = (await client.get("/stack")).json()
+    assert answer == {
+        "safe": [*(score < sorted(scores)[1] for score in scores), False],
+        "scores": pytest.approx([*scores, 1.0], abs=1e-5),
+        "active": True,
+    }
+    assert (described["safety"], described["masks"]) == (True, ["safety"])
+    off = settings("--reward.nsfw_filter=false", stack=stack, folder=tmp_path)
+    async with serving(off) as client:
+        answer = (await client.post("/filter", json={"texts": texts})).json()
+    assert (answer["active"], answer["safe"]) == (False, [True, True, True])

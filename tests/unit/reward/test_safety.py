@@ -11,7 +11,8 @@ from coremesh.modelfiles import MINILM
 from services.reward.batch import Batch, Turn
 from services.reward.build import build
 from services.reward.config import StackConfig
-from services.reward.models import Models, SafetyOp, probability
+from services.reward.masks.safety import Safety
+from services.reward.models import Models, SafetyOps, probability
 from services.reward.statistics import Statistics
 from services.reward.work import Inline
 from tests.unit.reward.models import one_by_one, save_classifier
@@ -31,7 +32,7 @@ async def test_a_long_text_is_as_unsafe_as_its_worst_window(tmp_path: Path):
     path = save_classifier(tmp_path / "model", bert=True, labels=2)
     model = Models().classifier(str(path), label=1, max_tokens=None)
     texts = ["The sky is blue.", "blue light " * 700, ""]
-    scores = SafetyOp(model).run(texts)
+    _, scores = await Safety(SafetyOps(model), threshold=0.5).judge(texts, Inline())
     long = model.logits(model.windows(texts[1], 512))
     assert len(long) > 2
     plain = softmax(one_by_one(path, [texts[0], texts[2]]), 1)
@@ -41,15 +42,16 @@ async def test_a_long_text_is_as_unsafe_as_its_worst_window(tmp_path: Path):
 async def test_unsafe_completions_are_masked(tmp_path: Path):
     path = save_classifier(tmp_path / "model", bert=True, labels=2)
     completions = ("The air scatters blue light.", "Because the sea is blue.")
-    op = SafetyOp(Models().classifier(str(path), label=1, max_tokens=None))
-    low, high = sorted(op.run(completions))
+    model = Models().classifier(str(path), label=1, max_tokens=None)
+    _, alone = await Safety(SafetyOps(model), threshold=0.5).judge(completions, Inline())
+    low, high = sorted(alone)
     built = build(config_of(path, threshold=(low + high) / 2), Models())
     assert built.safety is not None
     batch = Batch((Turn("user", "Why is the sky blue?"),), completions, "answer", Inline())
     scored = await built.stack.score(batch, Statistics())
     safe, scores = await built.safety.judge(completions, Inline())
     assert sorted(safe) == [False, True]
-    assert scores == pytest.approx(op.run(completions))
+    assert scores == pytest.approx(alone)
     assert scored.masks["safety"].tolist() == [float(one) for one in safe]
     assert [reward > 0 for reward in scored.rewards] == safe
 

@@ -110,6 +110,19 @@ async def test_interactive_work_goes_before_what_is_left_of_training(scheduler: 
     assert len(op.steps) == 5
 
 
+async def test_training_takes_larger_steps_while_no_user_is_about():
+    now = [0.0]
+    with running(bulk_tokens=40, clock=lambda: now[0]) as scheduler:
+        op = Double()
+        await scheduler.run(op, [10] * 8, Lane.TRAINING, None)
+        with scheduler.admit(Lane.INTERACTIVE, 1):
+            await scheduler.run(op, [10] * 2, Lane.INTERACTIVE, None)
+        await scheduler.run(op, [10] * 2, Lane.TRAINING, None)
+        now[0] = 60.0
+        await scheduler.run(op, [10] * 4, Lane.TRAINING, None)
+    assert [len(step) for step in op.steps] == [4, 4, 1, 1, 1, 1, 4]
+
+
 async def test_lanes_are_not_joined(scheduler: Scheduler):
     holder, first = await held(scheduler)
     op = Double()
