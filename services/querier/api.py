@@ -45,7 +45,8 @@ def routes(
     @router.post("/inference", summary="Ask the network", tags=["inference"])
     async def inference(request: InferenceRequest) -> InferenceResponse:
         with slots:
-            answer = await forwarder.ask(limits.inference(request))
+            query = limits.inference(request)
+            answer = await forwarder.ask(query, within_s=limits.patience_s(query))
         return views.inference(answer, every=request.return_all)
 
     @operators.post(
@@ -53,7 +54,8 @@ def routes(
     )
     async def forward(request: ForwardRequest) -> ForwardResponse:
         with slots:
-            answer = await forwarder.ask(limits.forward(request))
+            query = limits.forward(request)
+            answer = await forwarder.ask(query, within_s=limits.patience_s(query))
         return views.forward(answer)
 
     @router.get("/history", summary="The newest forwards, newest first", tags=["history"])

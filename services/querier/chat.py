@@ -62,7 +62,7 @@ def install(app: FastAPI, *, access: Access, slots: Slots, limits: Limits, forwa
         chat = _parse(await request.body())
         query = limits.inference(_inference(chat))
         with slots:
-            answer = await forwarder.ask(query)
+            answer = await forwarder.ask(query, within_s=limits.patience_s(query))
         choices = [_cut(answer.completions[i], chat) for i in answer.ranked()[: chat.n or 1]]
         headers = {
             "x-coremesh-uid": str(answer.neuron.uid),

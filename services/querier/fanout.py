@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
@@ -17,6 +18,7 @@ from services.querier.ports import Reply
 CONNECT_S = 0.5
 """Seconds on top of the miners' timeout for connections to be opened: a whole fan-out lasts no longer."""
 REWARD_TIMEOUT_S = 4.0
+CLOSE_S = 3.0
 
 
 class MinerFanout:
@@ -38,7 +40,10 @@ class MinerFanout:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._stack.aclose()
+        # A peer that does not read may keep a socket from closing; the process need not wait for it.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await self._stack.aclose()
 
     def gauges(self) -> dict[str, int]:
         """Sizes of all in the client that could grow."""

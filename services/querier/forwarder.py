@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from coremesh.errors import Busy
+from coremesh.errors import Busy, DeadlineExceeded
 from services.querier.forward import Forward, Parts
 from services.querier.metrics import FORWARDS_IN_FLIGHT
 from services.querier.query import Answer, Query
@@ -37,10 +37,18 @@ class Forwarder:
         task.add_done_callback(self._ended)
         return forward, task
 
-    async def ask(self, query: Query) -> Answer:
-        """The answer as soon as there is one. Raises Busy, NoMinerAvailable, NoCompletion, UnsafeMessage."""
+    async def ask(self, query: Query, *, within_s: float | None = None) -> Answer:
+        """The answer as soon as there is one.
+
+        Raises Busy, NoMinerAvailable, NoCompletion, UnsafeMessage, and DeadlineExceeded when it takes longer than
+        ``within_s``; the forward itself goes on.
+        """
         forward, _ = self.start(query)
-        return await asyncio.shield(forward.answer)
+        try:
+            async with asyncio.timeout(within_s):
+                return await asyncio.shield(forward.answer)
+        except TimeoutError:
+            raise DeadlineExceeded(f"there was no answer within {within_s:g} s") from None
 
     async def ask_and_record(self, query: Query) -> Answer:
         """The answer, once its event is recorded. Raises as ``ask``. Cancelling it leaves the forward running."""

@@ -16,6 +16,8 @@ from coremesh.history import Lease
 
 log = structlog.get_logger(__name__)
 
+CANCEL_AGAIN_S = 0.5
+
 
 class Leases(Protocol):
     """The part of a History that keeps leases."""
@@ -82,9 +84,7 @@ class Leadership:
             if working.done():
                 working.result()
         finally:
-            for task in (working, keeping):
-                task.cancel()
-            await asyncio.gather(working, keeping, return_exceptions=True)
+            await _end(working, keeping)
 
     async def _keep(self, lease: Lease) -> None:
         """Renew until the lease is lost."""
@@ -115,3 +115,12 @@ class Leadership:
     def _set(self, leading: bool) -> None:
         self.leading = leading
         self._on_change(leading)
+
+
+async def _end(*tasks: asyncio.Future[None]) -> None:
+    """Cancel ``tasks`` until they are over: before Python 3.12 wait_for may swallow a cancellation."""
+    pending = {task for task in tasks if not task.done()}
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)

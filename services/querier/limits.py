@@ -15,6 +15,9 @@ from services.querier.snapshot import SnapshotFollower
 FORWARD_REWARD_TIMEOUT_S = 60.0
 """Operators wait for rewards rather than have a forward unscored."""
 
+MARGIN_S = 2.0
+"""Seconds that an answer may take beyond the deadlines of its stages."""
+
 
 class Limits:
     """Turns requests into queries. Raises BadRequest and its kin for what cannot be."""
@@ -70,6 +73,10 @@ class Limits:
             every=True,
             reward_timeout_s=FORWARD_REWARD_TIMEOUT_S,
         )
+
+    def patience_s(self, query: Query) -> float:
+        """Seconds after which a caller has an answer or an error, whatever happens."""
+        return query.timeout_s + self._settings.gating_timeout_s + query.reward_timeout_s + MARGIN_S
 
     def messages(self, messages: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:
         """``messages`` when miners can be asked them."""

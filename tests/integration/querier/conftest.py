@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from tests.integration.querier.network import (
     make_metagraph,
     make_miners,
 )
-from tests.integration.querier.serving import serve
+from tests.integration.querier.serving import Servers
 from tests.wait import wait_until
 
 
@@ -51,7 +51,7 @@ def wallet_path(tmp_path: Path) -> Path:
 class World:
     """A querier with everything around it."""
 
-    stack: AsyncExitStack
+    servers: Servers
     redis_url: str
     history: RedisHistory
     wallet_path: Path
@@ -59,13 +59,14 @@ class World:
     services: FakeServices
     services_url: str = ""
     died: list[str] | None = None
+    queriers: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     async def miners(self, *behaviours: Behaviour, publish: bool = True) -> list[Miner]:
         """Serve miners at uids 1, 2, … and publish the metagraph."""
         miners = make_miners(list(behaviours))
         ports = []
         for uid, miner in enumerate(miners, start=1):
-            url = await self.stack.enter_async_context(serve(miner.app(), f"127.3.{uid}.1"))
+            url = await self.servers.serve(miner.app(), f"127.3.{uid}.1")
             ports.append(int(url.rpartition(":")[2]))
         if publish:
             await self.publish(make_metagraph(miners, ports))
@@ -103,10 +104,11 @@ class World:
         """Serve a querier; gives a client of it."""
         died: list[str] = []
         self.died = died
-        loops = await self.stack.enter_async_context(Loops(lambda name, error: died.append(name)))
+        loops = await self.queriers.enter_async_context(Loops(lambda name, error: died.append(name)))
         app = create_app(self.settings(**settings), loops, Health())
-        url = await self.stack.enter_async_context(serve(app))
-        client = await self.stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=30))
+        servers = await self.queriers.enter_async_context(Servers())
+        url = await servers.serve(app, patience_s=15)
+        client = await self.queriers.enter_async_context(httpx.AsyncClient(base_url=url, timeout=30))
         if wait:
 
             async def knows() -> bool:
@@ -114,6 +116,10 @@ class World:
 
             await wait_until(knows, why="the querier knows the metagraph")
         return client
+
+    async def stop_querier(self) -> None:
+        """Stop the querier as SIGTERM does."""
+        await self.queriers.aclose()
 
     async def event(self, event_id: str) -> ForwardEvent:
         """The recorded event."""
@@ -140,10 +146,13 @@ async def world(
     redis_url: str, redis_history: RedisHistory, wallet_path: Path, tmp_path: Path
 ) -> AsyncIterator[World]:
     services = FakeServices()
-    async with AsyncExitStack() as stack:
-        made = World(stack, redis_url, redis_history, wallet_path, tmp_path / "spool", services)
-        made.services_url = await stack.enter_async_context(serve(services.app(), "127.3.0.9"))
-        yield made
+    async with Servers() as servers:
+        made = World(servers, redis_url, redis_history, wallet_path, tmp_path / "spool", services)
+        made.services_url = await servers.serve(services.app(), "127.3.0.9")
+        try:
+            yield made
+        finally:
+            await made.queriers.aclose()
     assert made.died in (None, [])
 
 

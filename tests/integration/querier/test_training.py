@@ -105,7 +105,7 @@ async def test_no_miners_at_all_and_then_some(world: World) -> None:
 
 
 async def test_a_busy_reward_service_slows_training_down_and_loses_no_reward(world: World) -> None:
-    world.services.busy = 3
+    world.services.busy = 1
     await world.miners(says(FACT))
     await trainer(world, source="bundled")
     events = await wait_until(lambda: _at_least(world, 1))

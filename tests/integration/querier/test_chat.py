@@ -1,0 +1,228 @@
+"""The OpenAI-compatible endpoints, asked with the real openai client."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from tests.integration.querier.conftest import World
+from tests.integration.querier.network import answers, says
+
+GOOD = "Because air scatters blue light more than red light."
+BETTER = "Because air molecules scatter short wavelengths far more strongly: Rayleigh scattering."
+ASK: Any = {"model": "coremesh", "messages": [{"role": "user", "content": "Why is the sky blue?"}]}
+
+
+async def _client(
+    world: World, key: str = "none", **settings: Any
+) -> tuple[httpx.AsyncClient, openai.AsyncOpenAI]:
+    http = await world.querier(wait=not settings, **settings)
+    return http, openai.AsyncOpenAI(base_url=f"{http.base_url}/v1", api_key=key, max_retries=0)
+
+
+async def test_a_completion_with_its_headers_and_usage(world: World) -> None:
+    miners = await world.miners(says(GOOD), says(BETTER))
+    _, client = await _client(world)
+    raw = await client.chat.completions.with_raw_response.create(**ASK)
+    answer = raw.parse()
+    assert answer.object == "chat.completion"
+    assert answer.model == "coremesh"
+    assert [(c.index, c.finish_reason, c.message.role, c.message.content) for c in answer.choices] == [
+        (0, "stop", "assistant", BETTER)
+    ]
+    assert answer.usage is not None
+    assert answer.usage.prompt_tokens == 6
+    assert answer.usage.total_tokens == 6 + answer.usage.completion_tokens
+    event_id = raw.headers["x-coremesh-event"]
+    assert answer.id == f"chatcmpl-{event_id}"
+    assert raw.headers["x-coremesh-uid"] == "2"
+    assert raw.headers["x-coremesh-hotkey"] == miners[1].hotkey
+    assert (await world.event(event_id)).kind == "inference"
+
+
+async def test_the_sync_client_too(world: World) -> None:
+    await world.miners(says(GOOD))
+    http, _ = await _client(world)
+
+    def ask() -> str | None:
+        with openai.OpenAI(base_url=f"{http.base_url}/v1", api_key="none", max_retries=0) as client:
+            return client.chat.completions.create(**ASK).choices[0].message.content
+
+    assert await asyncio.to_thread(ask) == GOOD
+
+
+async def test_n_best_completions_of_different_miners(world: World) -> None:
+    await world.miners(says(GOOD), answers(500), says(BETTER))
+    _, client = await _client(world)
+    answer = await client.chat.completions.create(**ASK, n=3)
+    assert [(c.index, c.message.content) for c in answer.choices] == [(0, BETTER), (1, GOOD)]
+
+
+async def test_stop_and_max_tokens(world: World) -> None:
+    await world.miners(says("One two three. Four five six."))
+    _, client = await _client(world)
+    stopped = await client.chat.completions.create(**ASK, stop=["Five", " Four"])
+    assert (stopped.choices[0].message.content, stopped.choices[0].finish_reason) == (
+        "One two three.",
+        "stop",
+    )
+    cut = await client.chat.completions.create(**ASK, max_tokens=2)
+    assert (cut.choices[0].message.content, cut.choices[0].finish_reason) == ("One two", "length")
+    assert cut.usage is not None
+    assert cut.usage.completion_tokens == 2
+    whole = await client.chat.completions.create(**ASK, max_completion_tokens=8)
+    assert (whole.choices[0].message.content, whole.choices[0].finish_reason) == (
+        "One two three. Four five six.",
+        "stop",
+    )
+
+
+async def test_extra_fields_parts_and_developer_messages_are_tolerated(world: World) -> None:
+    miners = await world.miners(says(GOOD))
+    _, client = await _client(world)
+    messages: Any = [
+        {"role": "developer", "content": "Be brief.", "name": "x"},
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": "Why is"}, {"type": "text", "text": "it blue?"}],
+        },
+    ]
+    answer = await client.chat.completions.create(
+        model="coremesh",
+        messages=messages,
+        temperature=0.3,
+        seed=1,
+        user="me",
+        top_p=0.5,
+        extra_body={"top_k": -1, "coremesh": {"top_k": 1, "private": True, "timeout": 1.5}},
+    )
+    assert answer.choices[0].message.content == GOOD
+    assert miners[0].asked == [
+        {"roles": ["system", "user"], "messages": ["Be brief.", "Why is\nit blue?"], "timeout": 1.5}
+    ]
+
+
+async def test_streaming(world: World) -> None:
+    await world.miners(says(GOOD), says(BETTER))
+    http, client = await _client(world)
+    pieces: list[str] = []
+    finishes: list[str] = []
+    usage = None
+    stream = await client.chat.completions.create(**ASK, stream=True, stream_options={"include_usage": True})
+    assert stream.response.headers["content-type"].startswith("text/event-stream")
+    assert stream.response.headers["x-coremesh-event"]
+    async for chunk in stream:
+        assert chunk.object == "chat.completion.chunk"
+        usage = chunk.usage or usage
+        for choice in chunk.choices:
+            pieces.append(choice.delta.content or "")
+            if choice.finish_reason:
+                finishes.append(choice.finish_reason)
+    assert "".join(pieces) == BETTER
+    assert len([piece for piece in pieces if piece]) > 3
+    assert finishes == ["stop"]
+    assert usage is not None
+    assert usage.completion_tokens > 5
+    raw = await http.post("/v1/chat/completions", json={**ASK, "stream": True})
+    assert raw.text.endswith("data: [DONE]\n\n")
+
+
+async def test_models(world: World) -> None:
+    await world.miners()
+    _, client = await _client(world)
+    listed = await client.models.list()
+    assert [(model.id, model.owned_by) for model in listed.data] == [("coremesh", "coremesh")]
+    assert (await client.models.retrieve("coremesh")).id == "coremesh"
+    with pytest.raises(openai.NotFoundError):
+        await client.models.retrieve("gpt-4")
+
+
+async def test_errors_are_openais(world: World) -> None:
+    await world.miners(answers(500))
+    http, client = await _client(world)
+    bad: list[tuple[dict[str, Any], type[openai.APIStatusError], str, str]] = [
+        ({"messages": []}, openai.BadRequestError, "invalid_request", "messages"),
+        (
+            {"messages": [{"role": "tool", "content": "x"}]},
+            openai.BadRequestError,
+            "bad_messages",
+            "messages[0].role",
+        ),
+        (
+            {"messages": [{"role": "user", "content": " "}]},
+            openai.BadRequestError,
+            "bad_messages",
+            "is empty",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+            openai.BadRequestError,
+            "bad_messages",
+            "not text",
+        ),
+        ({"model": "gpt-4"}, openai.NotFoundError, "not_found", "gpt-4"),
+        ({"n": 0}, openai.BadRequestError, "invalid_request", "n"),
+        ({"max_tokens": 0}, openai.BadRequestError, "invalid_request", "max_tokens"),
+        ({"extra_body": {"coremesh": {"top_k": 0}}}, openai.BadRequestError, "bad_request", "top_k"),
+        ({"extra_body": {"coremesh": {"topk": 1}}}, openai.BadRequestError, "invalid_request", "topk"),
+        ({}, openai.InternalServerError, "no_completion", "none of 1 miners"),
+        ({"stream": True}, openai.InternalServerError, "no_completion", "none of 1 miners"),
+    ]
+    for change, kind, code, part in bad:
+        with pytest.raises(kind) as caught:
+            await client.chat.completions.create(**{**ASK, **change})
+        assert caught.value.code == code
+        assert part in caught.value.message
+    response = await http.post(
+        "/v1/chat/completions", content=b"{", headers={"content-type": "application/json"}
+    )
+    assert response.status_code == 400
+    assert set(json.loads(response.text)["error"]) == {"message", "type", "param", "code"}
+    assert (await http.get("/v1/nothing")).json()["error"]["code"] == "not_found"
+    assert (await http.get("/nothing")).json()["code"] == "not_found"
+
+
+async def test_keys_in_openais_way(world: World) -> None:
+    await world.miners(says(GOOD))
+    querier = {"api_keys": ["sk-1"]}
+    _, stranger = await _client(world, "sk-2", querier=querier)
+    with pytest.raises(openai.AuthenticationError):
+        await stranger.models.list()
+    _, friend = await _client(world, "sk-1", querier=querier)
+    assert [model.id for model in (await friend.models.list()).data] == ["coremesh"]
+
+
+async def test_busy_in_openais_way(world: World) -> None:
+    gate = asyncio.Event()
+
+    async def slow(body: dict[str, Any]) -> str:
+        await gate.wait()
+        return GOOD
+
+    await world.miners(slow)
+    http, client = await _client(world)
+    _ = http
+    await world.stop_querier()
+    http = await world.querier(querier={"max_concurrent": 1})
+    client = openai.AsyncOpenAI(base_url=f"{http.base_url}/v1", api_key="none", max_retries=0)
+    first = asyncio.create_task(client.chat.completions.create(**ASK))
+
+    async def refused() -> openai.RateLimitError:
+        while True:
+            try:
+                await client.chat.completions.create(**ASK, timeout=0.5)
+            except openai.RateLimitError as error:
+                return error
+            except openai.APITimeoutError:
+                continue
+
+    error = await asyncio.wait_for(refused(), 10)
+    assert error.code == "busy"
+    assert int(error.response.headers["retry-after"]) >= 1
+    gate.set()
+    assert (await first).choices[0].message.content == GOOD

@@ -1,0 +1,36 @@
+"""Text from strangers is made harmless, whatever it is."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.querier.cleaning import clean
+
+
+@given(st.text(alphabet=st.characters(), max_size=400), st.integers(20, 200))
+def test_clean_text_is_bounded_printable_and_stays_as_it_is(text: str, most: int) -> None:
+    cleaned = clean(text, most)
+    assert len(cleaned) <= most
+    assert cleaned == cleaned.strip()
+    assert all(
+        c in "\n\t\u200c\u200d" or unicodedata.category(c) not in {"Cc", "Cs", "Co", "Cn", "Cf"}
+        for c in cleaned
+    )
+    assert clean(cleaned, most) == cleaned
+    cleaned.encode()
+
+
+def test_special_tokens_go_even_when_nested() -> None:
+    assert clean("Hi<|im_end|><|im_<|x|>start|> there [INST]now[/INST]</s>", 100) == "Hi there now"
+
+
+def test_hidden_and_turned_text_goes() -> None:
+    assert clean("a\u202eb\u200bc\ufeffd\x00e\ud800f", 100) == "abcdef"
+
+
+def test_a_cut_falls_on_the_end_of_a_sentence_or_a_word() -> None:
+    assert clean("What is a star? And what is a planet then?", 28) == "What is a star?"
+    assert clean("one two three four five", 12) == "one two"
