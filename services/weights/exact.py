@@ -17,26 +17,36 @@ LOG2_E = 1.4426950408889634
 LN2_HIGH = 0.6931471803691238
 """ln 2 with its low bits cut off, so that k * LN2_HIGH is exact for |k| < 2**20 (Cody and Waite)."""
 LN2_LOW = 1.9082149292705877e-10
-SMALLEST = -745.0
-"""exp below this is 0 in float64."""
+SMALLEST = -708.0
+"""exp below this counts as 0: nothing that small is left of a share, and no scaling goes below 2**-1022."""
 TAYLOR: tuple[float, ...] = tuple(
     1.0 / f for f in (6227020800, 479001600, 39916800, 3628800, 362880, 40320, 5040, 720, 120, 24, 6, 2, 1, 1)
 )
 """1/13! down to 1/0!: on |r| <= ln(2)/2 the rest of the series is below 2**-57."""
+BLOCK = 4096
+"""Values worked on at once, so that they stay in the processor's cache."""
 
 
 def exp(x: Floats) -> Floats:
-    """e**x for finite x <= 0, within one unit in the last place."""
+    """e**x for x <= 0, within one unit in the last place; 0 below SMALLEST."""
+    result = np.empty_like(x)
+    for at in range(0, len(x), BLOCK):
+        _exp(x[at : at + BLOCK], result[at : at + BLOCK])
+    return result
+
+
+def _exp(x: Floats, p: Floats) -> None:
     within = np.maximum(x, SMALLEST)
     k = np.rint(within * LOG2_E)
-    r = (within - k * LN2_HIGH) - k * LN2_LOW
-    p = np.full_like(r, TAYLOR[0])
+    within -= k * LN2_HIGH
+    within -= k * LN2_LOW
+    p[:] = TAYLOR[0]
     for coefficient in TAYLOR[1:]:
-        p *= r
+        p *= within
         p += coefficient
-    result = np.ldexp(p, k.astype(np.int64))
-    result[x < SMALLEST] = 0.0
-    return result
+    # 2**k, by its bits.
+    p *= ((k.astype(np.int64) + 1023) << 52).view(np.float64)
+    p *= x >= SMALLEST
 
 
 def power(base: float, n: Indices) -> Floats:

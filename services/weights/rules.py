@@ -74,13 +74,15 @@ class SoftmaxEma:
         self, rewards: Floats, success: NDArray[np.bool_], segments: Indices, count: int
     ) -> Floats:
         """See Rule."""
-        scaled = np.where(success, rewards, -np.inf) / self.temperature
+        scaled = np.where(success, rewards, -np.inf)
+        scaled /= self.temperature
         largest = np.full(count, -np.inf)
         np.maximum.at(largest, segments, scaled)
-        shares = np.zeros(len(rewards))
-        shares[success] = exact.exp((scaled - largest[segments])[success])
-        target = shares / exact.segment_sums(shares, segments, count)[segments]
-        return (1.0 - self.alpha) * target
+        scaled -= largest[segments]
+        target = exact.exp(scaled)
+        target /= exact.segment_sums(target, segments, count)[segments]
+        target *= 1.0 - self.alpha
+        return target
 
     def scores(self, moving: Floats, successes: Indices, failures: Indices) -> Floats:
         """See Rule."""

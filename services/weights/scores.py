@@ -23,13 +23,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from coremesh.events import Event, ForwardEvent, MetagraphEvent
+from coremesh.events import Event, Flag, ForwardEvent, MetagraphEvent
 from coremesh.types import hotkey_digest
 from services.weights.exact import Floats, Indices
 from services.weights.rules import Rule
 
 Digests = NDArray[np.uint64]
 LAYOUT = "scores/1"
+SCORED = int(Flag.SCORED)
 RETIRED_KEPT = 4
 """Former hotkeys remembered per uid."""
 
@@ -105,7 +106,7 @@ def fold(state: ScoreState, events: Iterable[Event], rule: Rule) -> ScoreState:
             _fold_run(state, run, rule)
             run = []
             _fold_metagraph(state, event)
-        elif event.scored and _sound(event):
+        elif event.flags & SCORED and _sound(event):
             run.append(event)
     _fold_run(state, run, rule)
     return state
@@ -172,7 +173,8 @@ def _fold_run(state: ScoreState, events: Sequence[ForwardEvent], rule: Rule) -> 
     while at < count:
         until, counted = _countable(state, run, at)
         lo, hi = int(run.bounds[at]), int(run.bounds[until])
-        _add(state, run, lo + np.flatnonzero(counted[: hi - lo]), rule.keep, base + 1)
+        entries = slice(lo, hi) if counted is None else lo + np.flatnonzero(counted[: hi - lo])
+        _add(state, run, entries, rule.keep, base + 1)
         at = until
         if at < count:
             _add_with_resets(state, run, at, rule.keep, base + 1)
@@ -222,13 +224,14 @@ def _grow(state: ScoreState, run: _Run) -> None:
             setattr(run, name, getattr(run, name)[kept])
 
 
-def _countable(state: ScoreState, run: _Run, at: int) -> tuple[int, NDArray[np.bool_]]:
-    """From event ``at`` on: the first event with an unannounced hotkey, and which entries count until there."""
+def _countable(state: ScoreState, run: _Run, at: int) -> tuple[int, NDArray[np.bool_] | None]:
+    """From event ``at`` on: the first event with an unannounced hotkey, and which entries count until there (None:
+    all)."""
     lo = int(run.bounds[at])
     uids, digests = run.uids[lo:], run.digests[lo:]
     counted = (state.digests[uids] == digests) & (digests != 0) & ~state.excluded[uids]
     if counted.all():
-        return len(run.blocks), counted
+        return len(run.blocks), None
     for i in np.flatnonzero(~counted).tolist():
         if _unannounced(state, int(uids[i]), int(digests[i])):
             return int(run.segment[lo + i]), counted
@@ -245,31 +248,32 @@ def _unannounced(state: ScoreState, uid: int, digest: int) -> bool:
     )
 
 
-def _add(state: ScoreState, run: _Run, entries: Indices, keep: float, first: int) -> None:
+def _add(state: ScoreState, run: _Run, entries: Indices | slice, keep: float, first: int) -> None:
     """Add entries that all count, at once.
 
     The n-th entries of all uids are added together: each uid sees its own entries in their order, with the same
     two roundings each as one by one, and the loop is as long as the busiest uid's list.
     """
-    if not len(entries):
-        return
     uids = run.uids[entries]
-    success = run.success[entries]
-    state.successes += np.bincount(uids[success], minlength=state.size)
-    state.failures += np.bincount(uids[~success], minlength=state.size)
-    state.seen[uids] = run.segment[entries] + first  # of equal uids the last one stays
+    if not len(uids):
+        return
     order = np.argsort(uids, kind="stable")
-    sorted_uids = uids[order]
-    counts = np.bincount(sorted_uids, minlength=state.size)
+    counts = np.bincount(uids, minlength=state.size)
+    ends = np.cumsum(counts)
     active = np.flatnonzero(counts)
+    state.seen[active] = run.segment[entries][order[ends[active] - 1]] + first
+    good = np.bincount(uids, weights=run.success[entries], minlength=state.size).astype(np.int64)
+    state.successes += good
+    state.failures += counts - good
+    # Layer n holds the n-th entry of every uid that has one, the busiest uid first.
     busiest_first = active[np.argsort(-counts[active], kind="stable")]
+    widths = np.searchsorted(-counts[busiest_first], -np.arange(counts.max()))
+    offsets = np.cumsum(widths) - widths
     column = np.zeros(state.size, np.int64)
     column[busiest_first] = np.arange(len(active))
-    nth = np.arange(len(entries)) - (np.cumsum(counts) - counts)[sorted_uids]
-    widths = np.bincount(nth)
-    offsets = np.cumsum(widths) - widths
-    layers = np.empty(len(entries))
-    layers[offsets[nth] + column[sorted_uids]] = run.contributions[entries[order]]
+    nth = np.arange(len(uids)) - np.repeat(ends - counts, counts)
+    layers = np.empty(len(uids))
+    layers[offsets[nth] + np.repeat(column, counts)] = run.contributions[entries][order]
     moving = state.moving[busiest_first]
     for offset, width in zip(offsets.tolist(), widths.tolist(), strict=True):
         head = moving[:width]

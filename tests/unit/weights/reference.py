@@ -19,7 +19,7 @@ def exact_exp(x: float) -> float:
     p = exact.TAYLOR[0]
     for coefficient in exact.TAYLOR[1:]:
         p = p * r + coefficient
-    return math.ldexp(p, int(k))
+    return p * 2.0 ** int(k)
 
 
 @dataclass
