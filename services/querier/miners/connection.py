@@ -65,6 +65,7 @@ class Connection(asyncio.BufferedProtocol):
         "_reader",
         "_received",
         "_transport",
+        "host_line",
         "idle_since",
         "kept",
         "refused",
@@ -80,6 +81,8 @@ class Connection(asyncio.BufferedProtocol):
         on_closed: Callable[[Connection], None],
     ) -> None:
         self.target = target
+        host = f"[{target.host}]" if ":" in target.host else target.host
+        self.host_line = f"host: {host}:{target.port}\r\n".encode()
         self.kept = False
         self.refused: tuple[Status, str] | None = None
         self.idle_since = 0.0

@@ -42,6 +42,13 @@ class Context:
         )
 
 
+def head_of(call: Call) -> bytes:
+    """The lines that the requests of one call have in common; the host's own line follows."""
+    return (
+        f"POST {call.path} HTTP/1.1\r\ncontent-length: {len(call.body)}\r\naccept-encoding: identity\r\n"
+    ).encode()
+
+
 class Exchange:
     """Asks ``target`` once, or twice when a kept connection turns out to be dead.
 
@@ -59,6 +66,7 @@ class Exchange:
         "_content_type",
         "_context",
         "_deadline",
+        "_head",
         "_on_delta",
         "_owner",
         "_pieces",
@@ -79,6 +87,7 @@ class Exchange:
         index: int,
         target: Target,
         call: Call,
+        head: bytes,
         timeout_s: float,
         deadline: float,
         *,
@@ -93,6 +102,7 @@ class Exchange:
         self._context = context
         self._owner = owner
         self._call = call
+        self._head = head
         self._timeout_s = timeout_s
         self._deadline = deadline
         self._on_delta = on_delta
@@ -137,14 +147,10 @@ class Exchange:
         """Sign now, send now, start the clock."""
         self._connecting = None
         self._connection = connection
-        target, call = self.target, self._call
-        host = f"[{target.host}]" if ":" in target.host else target.host
-        head = (
-            f"POST {call.path} HTTP/1.1\r\nhost: {host}:{target.port}\r\n"
-            f"content-length: {len(call.body)}\r\naccept-encoding: identity\r\n"
-        )
+        call = self._call
         try:
-            request = b"".join((head.encode(), call.headers(target.hotkey), b"\r\n", call.body))
+            parts = (self._head, connection.host_line, call.headers(self.target.hotkey), b"\r\n", call.body)
+            request = b"".join(parts)
         except Exception as error:
             self._finish(Status.NOT_SENT, f"could not be signed: {type(error).__name__}")
             raise

@@ -9,7 +9,7 @@ from typing import cast
 
 from coremesh.wire.adapters import Call
 from services.querier.miners.answers import MinerAnswer
-from services.querier.miners.exchange import Context, Exchange
+from services.querier.miners.exchange import Context, Exchange, head_of
 from services.querier.miners.limits import Target
 
 _SLICE = 32
@@ -48,18 +48,21 @@ class FanOut:
         self._order: list[int] = []
         self._ok = 0
         self._waiters: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._eager = False  # whether anybody waits for less than everything
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._forgiven = False
         self._next = 0
-        shared = calls[0] if len(calls) == 1 else None
+        heads = [head_of(call) for call in calls]
+        shared = len(calls) == 1
         self._exchanges: list[Exchange | None] = [
             Exchange(
                 context,
                 self,
                 index,
                 target,
-                shared or calls[index],
+                calls[0 if shared else index],
+                heads[0 if shared else index],
                 timeout_s,
                 deadline,
                 on_delta=on_delta,
@@ -93,7 +96,7 @@ class FanOut:
         self._answers[index] = answer
         self._order.append(index)
         self._ok += answer.ok
-        if self._waiters:
+        if self._waiters and (self._eager or self.over):
             self._wake()
         if self.over:
             if self._timer is not None:
@@ -111,6 +114,7 @@ class FanOut:
             elif not future.done():
                 waiting.append(waiter)
         self._waiters = waiting
+        self._eager = any(min(ok, arrived) <= len(self._answers) for ok, arrived, _ in waiting)
 
     # -- time --------------------------------------------------------------------------------------------------
 
@@ -191,6 +195,7 @@ class FanOut:
             return
         future: asyncio.Future[None] = self._loop.create_future()
         self._waiters.append((wanted_ok, wanted, future))
+        self._eager = self._eager or min(wanted_ok, wanted) < never
         await future
 
     def cancel(self) -> None:
