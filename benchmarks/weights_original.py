@@ -1,0 +1,44 @@
+"""The first validator's fold, event by event in torch, as REFERENCE describes it: what ours is measured against.
+
+Each event holds the hotkeys of the whole network, and each is compared with the one before: that is where a
+replaced hotkey is noticed. The list comparison is the fast path; the original walked the uids in Python.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+ALPHA = 0.99
+
+
+@dataclass(frozen=True)
+class OriginalEvent:
+    uids: torch.Tensor
+    """Of the successes."""
+    queried: torch.Tensor
+    rewards: torch.Tensor
+    hotkeys: list[str]
+    """Of the whole network."""
+
+
+def fold(events: list[OriginalEvent], size: int, *, walk: bool) -> torch.Tensor:
+    """Scores after ``events``. ``walk``: compare hotkeys uid by uid, as the original did."""
+    scores = torch.zeros(size)
+    last: list[str] | None = None
+    for event in events:
+        if last is not None:
+            if walk:
+                for uid, hotkey in enumerate(last):
+                    if hotkey != event.hotkeys[uid]:
+                        scores[uid] = 0
+            elif last != event.hotkeys:
+                changed = [uid for uid, hotkey in enumerate(last) if hotkey != event.hotkeys[uid]]
+                scores[changed] = 0
+        last = event.hotkeys
+        shares = torch.softmax(event.rewards, dim=0)
+        target = scores.scatter(0, event.queried, 0.0)
+        target = target.scatter(0, event.uids, shares)
+        scores = ALPHA * scores + (1 - ALPHA) * target
+    return torch.nan_to_num(scores)
