@@ -11,6 +11,7 @@ import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
+from coremesh.errors import CoremeshError
 from coremesh.service import Health
 from coremesh.service import create_app as create_service
 from miner.backends.protocol import Backend, BackendFailed
@@ -84,9 +85,13 @@ async def _streamed(pieces: AsyncGenerator[str, None]) -> Response:
     async def events() -> AsyncGenerator[bytes, None]:
         async with aclosing(pieces):
             yield _event(first)
-            # A failure from here on ends the stream without [DONE], which tells the caller.
-            async for piece in pieces:
-                yield _event(piece)
+            try:
+                async for piece in pieces:
+                    yield _event(piece)
+            except CoremeshError as error:
+                # The status has been sent; that [DONE] never comes tells the caller.
+                log.warning("stream broken off", code=error.code, reason=error.message)
+                return
             yield b"data: [DONE]\n\n"
 
     return StreamingResponse(events(), media_type=EVENTS, headers={"cache-control": "no-store"})

@@ -18,6 +18,7 @@ from miner.gate import Stakes
 
 log = structlog.get_logger(__name__)
 
+RAO = 10**9
 CALL_TIMEOUT_S = 30.0
 """For one chain call. An extrinsic waits for its block."""
 CLOSE_TIMEOUT_S = 2.0
@@ -133,7 +134,7 @@ class MinerChain:
 
     async def _neurons(self, client: bt.Client) -> list[Any]:
         neurons = await client.read("neurons", netuid=self._netuid, lite=True)
-        self._stakes.by_hotkey = {neuron.hotkey: float(neuron.total_stake.tao) for neuron in neurons}
+        self._stakes.by_hotkey = {neuron.hotkey: neuron.total_stake.rao / RAO for neuron in neurons}
         return neurons
 
     async def _connected(self) -> bt.Client:

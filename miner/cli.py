@@ -144,6 +144,7 @@ class _Server(uvicorn.Server):
                 app,  # type: ignore[arg-type]
                 loop="uvloop",
                 log_config=None,
+                log_level="warning",
                 access_log=False,
                 server_header=False,
                 timeout_keep_alive=75,

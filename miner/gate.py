@@ -13,7 +13,7 @@ from coremesh.wire.nonces import InMemoryNonceStore
 
 @dataclass
 class Stakes:
-    """Stake by hotkey (TAO and alpha as the chain adds them up), as last read from the metagraph."""
+    """Stake by hotkey in units of the subnet (alpha, and TAO as the chain converts it), as last read."""
 
     by_hotkey: Mapping[str, float] | None = None
     """None while the metagraph has not been read."""
@@ -23,7 +23,7 @@ class Stakes:
 class Gate:
     """Lets a request in, or raises.
 
-    With ``allowed`` and no ``min_stake``: these hotkeys only. With ``min_stake`` (in the subnet's own unit): hotkeys
+    With ``allowed`` and no ``min_stake``: these hotkeys only. With ``min_stake`` (in the same unit): hotkeys
     with at least that much, and ``allowed`` besides. With neither: every hotkey.
     """
 

@@ -6,7 +6,7 @@ import argparse
 import ipaddress
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from coremesh.errors import BadSetting
@@ -16,12 +16,12 @@ from miner.chain import Endpoint
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What one miner is started with."""
+    """What one miner is started with; the key is never shown."""
 
     backend: str
     base_url: str
     model: str
-    api_key: str
+    api_key: str = field(repr=False)
     device: str
     max_tokens: int
     temperature: float
@@ -61,6 +61,7 @@ def parse(argv: Sequence[str]) -> Options:
         ("--sync", given.sync, 1, 86_400),
         ("--drain", given.drain, 0, 300),
     ):
+        # A NaN is in no range.
         if not low <= value <= high:
             raise BadSetting(f"{flag}: got {value}; it takes {low} to {high}", remedy="Correct it.")
     allowed = [one.strip() for one in ",".join(given.allow).split(",") if one.strip()]
