@@ -1,0 +1,132 @@
+"""The score fold is killed before and after every single call that it makes of the history."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+from coremesh.events import Change, Event, ForwardEvent, MetagraphEvent, pack
+from coremesh.folding import FoldRunner
+from coremesh.history import Lease
+from coremesh.history.redis import RedisHistory
+from coremesh.metagraph import Metagraph
+from coremesh.types import new_event_id
+from services.weights import scores
+from services.weights.fold import NAME, ROLE, ScoreFold
+from services.weights.rules import SoftmaxEma
+from services.weights.scores import ScoreState
+from tests.events import hotkey, make_event
+from tests.wait import wait_until
+
+
+class Killed(BaseException):
+    pass
+
+
+class Fragile:
+    """A history whose caller dies at one of its calls, before or after it took effect."""
+
+    def __init__(self, history: RedisHistory, at: int) -> None:
+        self._history = history
+        self._at = at
+        self._calls = itertools.count()
+        self.killed = False
+
+    def __getattr__(self, name: str) -> Any:
+        return self._dying(getattr(self._history, name))
+
+    def _dying(self, method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            before, after = next(self._calls), next(self._calls)
+            self._die(before)
+            result = await method(*args, **kwargs)
+            self._die(after)
+            return result
+
+        return call
+
+    def _die(self, point: int) -> None:
+        # A dead process makes no further call either.
+        if self.killed or point == self._at:
+            self.killed = True
+            raise Killed
+
+
+def story() -> list[Event]:
+    news = MetagraphEvent(
+        id=new_event_id(),
+        time_ms=0,
+        block=9,
+        size=4,
+        changes=(Change(1, hotkey(1), "new"),),
+        excluded_=pack([0], "<u2"),
+    )
+    forwards = [make_event({1: 1.0, 2: 0.5 * n, 3: None}) for n in range(6)]
+    return [*forwards[:3], news, *forwards[3:]]
+
+
+async def tell(history: RedisHistory, events: list[Event]) -> None:
+    lease = await history.acquire("teller", "teller", timedelta(seconds=5))
+    assert isinstance(lease, Lease)
+    for event in events:
+        if isinstance(event, ForwardEvent):
+            await history.append(event, None, [])
+        else:
+            await history.publish(Metagraph(netuid=1, block=1, time_ms=0, neurons=()), event, lease)
+
+
+def runner(history: Any, holder: str) -> FoldRunner[ScoreState]:
+    return FoldRunner(
+        history,
+        ScoreFold(SoftmaxEma()),
+        name=NAME,
+        role=ROLE,
+        holder=holder,
+        batch=2,
+        wait=timedelta(milliseconds=10),
+        ttl=timedelta(milliseconds=150),
+    )
+
+
+async def test_killed_at_every_call_the_scores_are_those_of_an_uninterrupted_run(
+    redis_history: RedisHistory,
+) -> None:
+    events = story()
+    whole = scores.dump(scores.fold(ScoreState(), events, SoftmaxEma()))
+    kills = 0
+    for at in range(1000):
+        await redis_history._redis.flushall()
+        await tell(redis_history, events)
+        last = await redis_history.last_id()
+        fragile = Fragile(redis_history, at)
+        first = asyncio.create_task(runner(fragile, f"first-{at}").run())
+
+        async def finished(last: str = last) -> bool:
+            checkpoint = await redis_history.load(NAME)
+            return checkpoint is not None and checkpoint.last_id == last
+
+        async def over(first: asyncio.Task[None] = first) -> bool:
+            return first.done() or await finished()
+
+        await wait_until(over, every=0.005)
+        done = await finished()
+        if not fragile.killed:
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
+            assert done
+            break
+        kills += 1
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        heir = asyncio.create_task(runner(redis_history, "heir").run())
+        await wait_until(finished, every=0.005, why=f"folded to the end after a kill at call {at}")
+        heir.cancel()
+        await asyncio.gather(heir, return_exceptions=True)
+        checkpoint = await redis_history.load(NAME)
+        assert checkpoint is not None
+        assert checkpoint.state == whole, f"killed at call {at}"
+    # acquire, load, trimmed; then a read and a save for each of four batches: each before and after.
+    assert kills >= 2 * (3 + 2 * 4) - 1
