@@ -4,9 +4,9 @@
 and half specialists (very good at one or two topics, poor elsewhere). A miner fails now and then, a bad one often.
 Every 500 steps some uids get a new hotkey with a skill of its own. Each step one prompt is drawn and 50 uids are
 asked. An embedding is an offset common to all prompts, its topic's centre and noise; all are Gaussian with
-standard deviations 2, 1 and ``noise`` per dimension.
+standard deviations 1.5, 1 and ``noise`` per dimension.
 
-A reward is 5 * quality plus a prompt's own difficulty plus noise; quality is in [0, 1].
+A reward is 2 * quality plus a prompt's own difficulty plus noise; quality is in [0, 1].
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-REWARD_SCALE = 5.0
+REWARD_SCALE = 2.0
 
 
 @dataclass
@@ -42,8 +42,8 @@ class Subnet:
     dim: int = 384
     replace_every: int = 500
     replace: int = 8
-    reward_noise: float = 0.15
-    common: float = 2.0
+    reward_noise: float = 0.1
+    common: float = 1.5
     difficulty: float = 0.1
     rng: np.random.Generator = field(init=False)
 
@@ -69,9 +69,9 @@ class Subnet:
             return
         self.failing[uid] = rng.uniform(0.0, 0.05)
         if rng.random() < 0.5:
-            self.quality[uid] = rng.uniform(0.45, 0.75) + rng.normal(0, 0.05, self.topics)
+            self.quality[uid] = rng.uniform(0.35, 0.6) + rng.normal(0, 0.05, self.topics)
         else:
-            self.quality[uid] = rng.uniform(0.1, 0.4, self.topics)
+            self.quality[uid] = rng.uniform(0.25, 0.45, self.topics)
             best = rng.choice(self.topics, rng.integers(1, 3), replace=False)
             self.quality[uid, best] = rng.uniform(0.75, 1.0, best.size)
         self.quality[uid] = self.quality[uid].clip(0.0, 1.0)

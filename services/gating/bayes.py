@@ -1,11 +1,13 @@
 """The default rule: hierarchical Bayesian regression of rewards on whitened prompt features, one per hotkey.
 
 Hotkey u answers a prompt of features x (basis.py) with a target y = w_u . x + noise; all w_u are drawn from one
-Gaussian whose mean and covariance are themselves learnt by EM. So a miner nobody has asked is expected to be like
+multivariate t distribution whose mean and scale are themselves learnt by EM (as a Gaussian with a scale of its own
+for each hotkey; Lange, Little and Taylor 1989). Its tails are heavy because specialists are: a Gaussian fitted to
+many dull miners would take a few brilliant ones for luck. So a miner nobody has asked is expected to be like
 the others, a miner asked a few times is judged by those times and by how miners differ, and the uncertainty of
 both is known, which is what choosing and exploring need.
 
-The basis starts as the constant alone, is refitted at 32, 64, 128 … distinct prompts, and is fixed at
+The basis starts as the constant alone, is refitted every 32 distinct prompts, and is fixed at
 ``basis_prompts``; until then counts and sums of targets are kept for each (hotkey, prompt), so that nothing learnt
 is lost when the basis changes, and memory is bounded.
 """
@@ -23,9 +25,12 @@ from services.gating.pack import HeadFormat, pack, unpack
 from services.gating.rows import RowIndex, grown
 from services.gating.targets import Targets, successes
 
-_FIRST_BASIS = 32
+_REFIT_EVERY = 32
 _EARLY_SWEEPS = (10, 20, 30, 40)
-_SWEEP_FLOPS = 2.0e7
+_SWEEP_FLOPS = 1.2e7
+_DEGREES = 2.0
+"""Degrees of freedom of the prior."""
+_FIRST_NOISE = 0.3
 _NOISE_RATE = 0.02
 _NOISE_RANGE = (0.02, 4.0)
 
@@ -60,7 +65,7 @@ class BayesHead:
         self.settled = False
         self._index = RowIndex(self.options.capacity)
         self._targets = Targets()
-        self._noise = 0.5
+        self._noise = _FIRST_NOISE
         self._prompts: dict[bytes, int] = {}
         self._embeddings = np.zeros((0, dim), dtype=np.float32)
         self._counts = np.zeros((0, self.options.basis_prompts), dtype=np.float32)
@@ -108,7 +113,8 @@ class BayesHead:
         variance = self._noise + spread @ x
         error = target - self._mean[rows] @ x
         self._mean[rows] += spread * (error / variance)[:, None]
-        self._cov[rows] -= (spread / variance[:, None])[:, :, None] * spread[:, None, :]
+        root = spread / np.sqrt(variance)[:, None]
+        self._cov[rows] -= root[:, :, None] * root[:, None, :]  # symmetric to the bit
         self._gram[rows] += x[:, None] * x
         self._moment[rows] += target[:, None] * x
         self._seen[rows] += 1.0
@@ -129,7 +135,7 @@ class BayesHead:
 
     def _grow(self) -> None:
         used = self._index.used
-        for name in ("_mean", "_cov", "_gram", "_moment", "_seen", "_since"):
+        for name in ("_mean", "_cov", "_gram", "_moment", "_seen", "_since", "_grip"):
             setattr(self, name, grown(getattr(self, name), used))
         if not self.settled:
             self._counts = grown(self._counts, used)
@@ -141,6 +147,7 @@ class BayesHead:
         self._cov[rows] = self._prior_cov
         for array in (self._gram, self._moment, self._seen, self._since):
             array[rows] = 0.0
+        self._grip[rows] = 1.0
         if not self.settled:
             self._counts[rows] = 0.0
             self._sums[rows] = 0.0
@@ -160,14 +167,14 @@ class BayesHead:
             self._embeddings = grown(self._embeddings, column + 1)
             self._embeddings[column] = stored
             count = column + 1
-            if count >= self.options.basis_prompts or (count >= _FIRST_BASIS and count & (count - 1) == 0):
+            if count >= self.options.basis_prompts or count % _REFIT_EVERY == 0:
                 self._refit(count)
         return -1 if self.settled else column
 
     def _refit(self, count: int) -> None:
         """A basis from the first ``count`` prompts, and all that was learnt, told again in its features."""
         self.basis = fit_basis(self._embeddings[:count], most=self.options.max_components)
-        x = self.basis.features(self._embeddings[:count])
+        x = self.basis.fitted_features(self._embeddings[:count])
         used, p = self._index.used, self.basis.size
         counts, sums = self._counts[:used, :count].astype(float), self._sums[:used, :count].astype(float)
         products = (x[:, :, None] * x[:, None, :]).reshape(count, p * p)
@@ -176,6 +183,7 @@ class BayesHead:
         self._gram[:used] = (counts @ products).reshape(used, p, p)
         self._moment[:used] = sums @ x
         self._seen[:used] = counts.sum(axis=1)
+        self._grip[:used] = 1.0
         self._posterior(np.arange(used))
         for _ in range(5):
             self.sweep()
@@ -196,6 +204,7 @@ class BayesHead:
         self._moment = np.zeros((0, p))
         self._seen = np.zeros(0)
         self._since = np.zeros(0)
+        self._grip = np.zeros(0)
 
     def _base_cov(self) -> np.ndarray:
         """What is believed of the miners' spread before any was seen: half the variance of a z-score in the
@@ -222,9 +231,15 @@ class BayesHead:
         count = active.size
         self._prior_mean = mean.sum(axis=0) / (count + 1.0)
         apart = mean - self._prior_mean
-        scatter = cov.sum(axis=0) + apart.T @ apart
-        prior = (base_weight * self._base_cov() + scatter) / (base_weight + count)
-        self._prior_cov = (prior + prior.T) / 2
+        # How firmly the prior holds each hotkey: less, the further it is from the others.
+        prior = np.linalg.inv(self._prior_cov)
+        flat = cov.reshape(active.size, p * p)
+        distance = np.sum((apart @ prior) * apart, axis=1) + flat @ prior.ravel()
+        grip = (_DEGREES + p) / (_DEGREES + distance)
+        self._grip[active] = grip
+        scatter = (grip @ flat).reshape(p, p) + (apart * grip[:, None]).T @ apart
+        scale = (base_weight * self._base_cov() + scatter) / (base_weight + count)
+        self._prior_cov = (scale + scale.T) / 2
         limit = max(64, int(_SWEEP_FLOPS / (p**3 + 1500.0)))
         if active.size > limit:
             at = int(np.searchsorted(active, self._cursor))
@@ -249,11 +264,12 @@ class BayesHead:
         prior = np.linalg.inv(self._prior_cov)
         precision = self._gram[rows]
         precision /= self._noise
-        precision += prior
+        grip = self._grip[rows]
+        precision += grip[:, None, None] * prior
         factor = torch.linalg.cholesky(torch.from_numpy(precision))
         cov = torch.cholesky_inverse(factor).numpy()
         self._cov[rows] = cov
-        moment = self._moment[rows] / self._noise + prior @ self._prior_mean
+        moment = self._moment[rows] / self._noise + grip[:, None] * (prior @ self._prior_mean)
         self._mean[rows] = np.matmul(cov, moment[:, :, None])[:, :, 0]
 
     # -- serving
@@ -269,10 +285,13 @@ class BayesHead:
         known = rows >= 0
         found = rows[known]
         if found.size:
-            mean[:, known] = x @ self._mean[found].T
-            cov = self._cov[found]
-            for b in range(x.shape[0]):
-                variance[b, known] = (cov @ x[b]) @ x[b]
+            used, p = self._index.used, self.basis.size
+            mean[:, known] = (x @ self._mean[:used].T)[:, found]
+            products = (x[:, :, None] * x[:, None, :]).reshape(-1, p * p)
+            if 2 * found.size > used:  # one pass over all is cheaper than picking rows
+                variance[:, known] = (products @ self._cov[:used].reshape(used, p * p).T)[:, found]
+            else:
+                variance[:, known] = products @ self._cov[found].reshape(-1, p * p).T
         return mean, np.sqrt(np.clip(variance, 1e-9, None))
 
     @property
@@ -318,14 +337,16 @@ class BayesHead:
         arrays = {
             "basis_mean": self.basis.mean,
             "basis_projection": self.basis.projection,
+            "basis_shrinkage": self.basis.shrinkage,
             "prior_mean": self._prior_mean,
             "prior_cov": self._prior_cov,
             "mean": self._mean[:used],
-            "cov": self._cov[:used],
+            "cov": self._cov[:used][:, upper[0], upper[1]],
             "gram": self._gram[:used][:, upper[0], upper[1]],
             "moment": self._moment[:used],
             "seen": self._seen[:used],
             "since": self._since[:used],
+            "grip": self._grip[:used],
             "embeddings": self._embeddings[:columns],
             "counts": self._counts[:used, :columns] if columns else np.zeros((0, 0), dtype=np.float32),
             "sums": self._sums[:used, :columns] if columns else np.zeros((0, 0), dtype=np.float32),
@@ -342,16 +363,14 @@ class BayesHead:
             head.observations, head.settled = meta["observations"], meta["settled"]
             head._noise, head._cursor = meta["noise"], meta["cursor"]
             head._targets = Targets(meta["targets"][0], meta["targets"][1])
-            head.basis = Basis(arrays["basis_mean"], arrays["basis_projection"])
+            head.basis = Basis(arrays["basis_mean"], arrays["basis_projection"], arrays["basis_shrinkage"])
             head._index = RowIndex.from_arrays(arrays)
             used, p = head._index.used, head.basis.size
             head._prior_mean, head._prior_cov = arrays["prior_mean"], arrays["prior_cov"]
-            head._mean, head._cov = arrays["mean"], arrays["cov"]
-            upper = np.triu_indices(p)
-            head._gram = np.zeros((used, p, p))
-            head._gram[:, upper[0], upper[1]] = arrays["gram"]
-            head._gram[:, upper[1], upper[0]] = arrays["gram"]
-            head._moment, head._seen, head._since = arrays["moment"], arrays["seen"], arrays["since"]
+            head._mean = arrays["mean"]
+            head._cov, head._gram = _square(arrays["cov"], p), _square(arrays["gram"], p)
+            head._moment, head._seen = arrays["moment"], arrays["seen"]
+            head._since, head._grip = arrays["since"], arrays["grip"]
             if head._mean.shape != (used, p) or head.basis.mean.shape != (head.dim,):
                 raise HeadFormat("the arrays of the gating state do not fit together")
             if not head.settled:
@@ -368,3 +387,12 @@ class BayesHead:
         except (KeyError, TypeError, IndexError) as error:
             raise HeadFormat(f"the gating state lacks something: {error}") from error
         return head
+
+
+def _square(upper: np.ndarray, p: int) -> np.ndarray:
+    """Symmetric matrices [n, p, p] from their upper triangles [n, p (p + 1) / 2]."""
+    rows, columns = np.triu_indices(p)
+    whole = np.zeros((upper.shape[0], p, p))
+    whole[:, rows, columns] = upper
+    whole[:, columns, rows] = upper
+    return whole
