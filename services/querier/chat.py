@@ -1,41 +1,35 @@
 """The OpenAI-compatible endpoints: ``POST /v1/chat/completions`` and ``GET /v1/models``.
 
-``usage`` is approximate (see tokens.py): miners run models of their own. ``n`` gives the n best completions of
-different miners, fewer when fewer answered. What the network chose is in the headers ``x-coremesh-uid``, ``-hotkey``
-and ``-event``.
+A stream tells what the first miner in gating order says while it says it; another takes its place when it fails
+before it has said enough. With ``n``, with a safety filter, or when the caller insists on the reward model, it is told
+from the whole, chosen by reward. ``usage`` is approximate (see tokens.py): miners run models of their own. ``n`` gives
+the n best completions of different miners, fewer when fewer answered. What the network chose is in the headers
+``x-coremesh-uid``, ``-hotkey`` and ``-event``.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
 from coremesh.contracts import InferenceRequest
 from coremesh.errors import BadRequest, NotFound
-from services.querier import tokens
+from coremesh.metagraph import Neuron
+from services.querier import openai_stream
 from services.querier.access import Access, Slots
-from services.querier.forwarder import Forwarder
+from services.querier.forwarder import Forwarder, begun_or_answered
 from services.querier.limits import Limits
 from services.querier.openai_errors import answer_in_openai_shape
 from services.querier.openai_models import MODEL, ChatRequest
+from services.querier.openai_stream import Choice, usage
 from services.querier.query import Answer
 
 _STARTED = int(time.time())
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """One completion as the caller wants it: cut at stop sequences and at the token bound."""
-
-    text: str
-    finish: str
 
 
 class BadChatRequest(BadRequest):
@@ -61,26 +55,26 @@ def install(app: FastAPI, *, access: Access, slots: Slots, limits: Limits, forwa
     async def completions(request: Request) -> Response:
         chat = _parse(await request.body())
         query = limits.inference(_inference(chat))
+        if chat.stream and (chat.n or 1) == 1 and chat.coremesh.use_reward_model is not True:
+            # The first in gating order is heard as it speaks; the others are still asked, scored and recorded.
+            query = replace(query, live=True)
         with slots:
-            answer = await forwarder.ask(query, within_s=limits.patience_s(query))
-        choices = [_cut(answer.completions[i], chat) for i in answer.ranked()[: chat.n or 1]]
-        headers = {
-            "x-coremesh-uid": str(answer.neuron.uid),
-            "x-coremesh-hotkey": answer.neuron.hotkey,
-            "x-coremesh-event": answer.id,
-        }
+            forward, _ = forwarder.start(query)
+            live = await begun_or_answered(forward, within_s=limits.patience_s(query))
+        prompt = [message.content for message in query.messages]
+        if live is not None:
+            said = openai_stream.live(live, chat, event_id=query.id, prompt=prompt)
+            return openai_stream.response(said, _headers(forward.first, query.id))
+        answer = await forward.answer
+        choices = [openai_stream.cut(answer.completions[i], chat) for i in answer.ranked()[: chat.n or 1]]
+        headers = _headers(answer.neuron, answer.id)
         if answer.degraded:
             headers["x-coremesh-degraded"] = ",".join(answer.degraded)
-        usage = _usage(query_text=[m.content for m in query.messages], choices=choices)
         if chat.stream:
-            with_usage = chat.stream_options is not None and chat.stream_options.include_usage
-            chunks = _chunks(answer, choices, usage if with_usage else None)
-            return StreamingResponse(
-                _events(chunks),
-                media_type="text/event-stream",
-                headers={**headers, "cache-control": "no-cache"},
+            return openai_stream.response(
+                openai_stream.whole(choices, chat, event_id=answer.id, prompt=prompt), headers
             )
-        return JSONResponse(_completion(answer, choices, usage), headers=headers)
+        return JSONResponse(_completion(answer, choices, prompt), headers=headers)
 
     @router.get("/models", summary="The models: one, the network")
     async def models() -> dict[str, Any]:
@@ -125,22 +119,15 @@ def _inference(chat: ChatRequest) -> InferenceRequest:
     )
 
 
-def _cut(text: str, chat: ChatRequest) -> Choice:
-    text = tokens.until(text, chat.stops)
-    if chat.most_tokens is not None:
-        kept = tokens.first(text, chat.most_tokens)
-        if len(kept) < len(text.rstrip()):
-            return Choice(kept, "length")
-    return Choice(text, "stop")
+def _headers(neuron: Neuron, event_id: str) -> dict[str, str]:
+    return {
+        "x-coremesh-uid": str(neuron.uid),
+        "x-coremesh-hotkey": neuron.hotkey,
+        "x-coremesh-event": event_id,
+    }
 
 
-def _usage(*, query_text: list[str], choices: list[Choice]) -> dict[str, int]:
-    asked = sum(tokens.count(text) for text in query_text)
-    answered = sum(tokens.count(choice.text) for choice in choices)
-    return {"prompt_tokens": asked, "completion_tokens": answered, "total_tokens": asked + answered}
-
-
-def _completion(answer: Answer, choices: list[Choice], usage: dict[str, int]) -> dict[str, Any]:
+def _completion(answer: Answer, choices: list[Choice], prompt: list[str]) -> dict[str, Any]:
     return {
         "id": f"chatcmpl-{answer.id}",
         "object": "chat.completion",
@@ -155,37 +142,8 @@ def _completion(answer: Answer, choices: list[Choice], usage: dict[str, int]) ->
             }
             for index, choice in enumerate(choices)
         ],
-        "usage": usage,
+        "usage": usage(prompt, [choice.text for choice in choices]),
     }
-
-
-def _chunks(answer: Answer, choices: list[Choice], usage: dict[str, int] | None) -> Iterator[dict[str, Any]]:
-    shared: dict[str, Any] = {
-        "id": f"chatcmpl-{answer.id}",
-        "object": "chat.completion.chunk",
-        "created": int(time.time()),
-        "model": MODEL,
-    }
-    if usage is not None:
-        shared["usage"] = None
-
-    def chunk(index: int, delta: dict[str, str], finish: str | None) -> dict[str, Any]:
-        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
-        return {**shared, "choices": [choice]}
-
-    for index, choice in enumerate(choices):
-        yield chunk(index, {"role": "assistant", "content": ""}, None)
-        for piece in tokens.pieces(choice.text):
-            yield chunk(index, {"content": piece}, None)
-        yield chunk(index, {}, choice.finish)
-    if usage is not None:
-        yield {**shared, "choices": [], "usage": usage}
-
-
-async def _events(chunks: Iterator[dict[str, Any]]) -> AsyncIterator[bytes]:
-    for chunk in chunks:
-        yield f"data: {json.dumps(chunk, ensure_ascii=False, separators=(',', ':'))}\n\n".encode()
-    yield b"data: [DONE]\n\n"
 
 
 def _model() -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
 
@@ -12,7 +12,7 @@ from coremesh.contracts import ChatMessage
 from coremesh.metagraph import Neuron
 from coremesh.settings import QuerierSettings
 from coremesh.wire.adapters import Adapter, MinerRequest, RewardNotice
-from services.querier.miners import MinerClient, MinerLimits, Target
+from services.querier.miners import FanOut, MinerAnswer, MinerClient, MinerLimits, Target
 from services.querier.ports import Reply
 
 CONNECT_S = 0.5
@@ -50,19 +50,29 @@ class MinerFanout:
         return self._client.gauges()
 
     async def ask(
-        self, neurons: Sequence[Neuron], messages: tuple[ChatMessage, ...], timeout_s: float
+        self,
+        neurons: Sequence[Neuron],
+        messages: tuple[ChatMessage, ...],
+        timeout_s: float,
+        on_delta: Callable[[str], None] | None = None,
     ) -> AsyncGenerator[Reply, None]:
         """See Fanout.ask."""
         places = {neuron.uid: index for index, neuron in enumerate(neurons)}
         deadline = asyncio.get_running_loop().time() + timeout_s + CONNECT_S
-        fan_out = self._client.fan_out(
-            [_target(neuron) for neuron in neurons], _request(messages, timeout_s), deadline=deadline
-        )
+        targets = [_target(neuron) for neuron in neurons]
+        request = _request(messages, timeout_s)
+        fan_outs: list[FanOut] = []
+        if on_delta is not None:
+            fan_outs.append(self._client.fan_out(targets[:1], request, deadline=deadline, on_delta=on_delta))
+            del targets[:1]
+        if targets:
+            fan_outs.append(self._client.fan_out(targets, request, deadline=deadline))
         try:
-            async for answer in fan_out:
+            async for answer in _merged(fan_outs):
                 yield Reply(places[answer.uid], answer.status, answer.completion, answer.latency_s)
         finally:
-            fan_out.cancel()
+            for fan_out in fan_outs:
+                fan_out.cancel()
 
     def reward(
         self,
@@ -87,3 +97,31 @@ def _request(messages: tuple[ChatMessage, ...], timeout_s: float) -> MinerReques
     return MinerRequest(
         tuple(message.role for message in messages), tuple(message.content for message in messages), timeout_s
     )
+
+
+async def _merged(fan_outs: Sequence[FanOut]) -> AsyncGenerator[MinerAnswer, None]:
+    """The answers of all, in the order of arrival."""
+    if len(fan_outs) == 1:
+        async for answer in fan_outs[0]:
+            yield answer
+        return
+    arrived: asyncio.Queue[MinerAnswer | None] = asyncio.Queue()
+
+    async def pump(fan_out: FanOut) -> None:
+        async for answer in fan_out:
+            arrived.put_nowait(answer)
+        arrived.put_nowait(None)
+
+    pumps = [asyncio.create_task(pump(fan_out)) for fan_out in fan_outs]
+    try:
+        running = len(pumps)
+        while running:
+            answer = await arrived.get()
+            if answer is None:
+                running -= 1
+            else:
+                yield answer
+    finally:
+        for task in pumps:
+            task.cancel()
+        await asyncio.gather(*pumps, return_exceptions=True)

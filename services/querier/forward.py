@@ -16,10 +16,12 @@ from coremesh.contracts import Timings
 from coremesh.errors import CoremeshError, NoCompletion, NoMinerAvailable, UnsafeMessage
 from coremesh.events import Flag, Message, Transcript, forward_event
 from coremesh.history.spool import SpoolFull
+from coremesh.metagraph import Neuron
 from coremesh.wire.status import Status
 from services.querier.book import Book
 from services.querier.choose import Choice, Chooser
 from services.querier.judge import Judge, Verdict
+from services.querier.live import LiveText
 from services.querier.metrics import DEGRADED, EVENTS, FORWARDS, REPLIES, Stopwatch
 from services.querier.ports import EventSink, Fanout, Reply
 from services.querier.query import Answer, Query, status_name
@@ -80,9 +82,21 @@ class Forward:
         self._statuses: list[Status | None] = []
         self._completions: list[str] = []
         self._latencies: list[float] = []
+        self.live = LiveText(parts.min_chars) if query.live else None
+        """What the first miner says while it says it, where that is wanted and may be shown."""
         self._known_safe: set[int] = set()
         self._arrived = asyncio.Event()
         self._collected = asyncio.Event()
+
+    @property
+    def first(self) -> Neuron:
+        """The most promising miner, whom ``live`` listens to. Known once anything was heard."""
+        return self._choice.neurons[0]
+
+    @property
+    def _by_reward(self) -> bool:
+        """Whether the highest reward is chosen, and not the first in gating order."""
+        return self.query.by_reward and self.live is None
 
     def cut(self) -> None:
         """Stop waiting for miners: what has come is judged and recorded, the rest is charged to nobody."""
@@ -166,11 +180,14 @@ class Forward:
                     self._degraded.add("gating")
             if filtering is not None:
                 with self._watch.stage("filter"):
-                    safe, judged = await filtering
-                if not judged:
+                    safety = await filtering
+                if not safety.judged:
                     self._degraded.add("filter")
-                if not all(safe):
+                if not all(safety.safe):
                     raise UnsafeMessage("the safety filter refuses this message")
+                if safety.active and query.filter_completions:
+                    # A text that is to be judged is not shown before it is whole.
+                    self.live = None
         finally:
             if filtering is not None:
                 filtering.cancel()
@@ -182,7 +199,12 @@ class Forward:
     async def _collect(self) -> None:
         """Take replies as they come, until all are there, the time is over, or the forward is cut."""
         query = self.query
-        replies = self._parts.fanout.ask(self._choice.neurons, query.messages, query.timeout_s)
+        replies = self._parts.fanout.ask(
+            self._choice.neurons,
+            query.messages,
+            query.timeout_s,
+            on_delta=self.live.hear if self.live is not None else None,
+        )
         try:
             async with asyncio.timeout(query.timeout_s + SLACK_S):
                 async for reply in replies:
@@ -195,6 +217,8 @@ class Forward:
         finally:
             self._collected.set()
             self._arrived.set()
+            if self.live is not None:
+                self.live.end(good=self._statuses[0] == Status.OK)
             await replies.aclose()
 
     def _take(self, reply: Reply) -> None:
@@ -204,6 +228,8 @@ class Forward:
         self._statuses[reply.index] = status
         self._completions[reply.index] = text if status in (Status.OK, Status.SHORT) else ""
         self._latencies[reply.index] = reply.latency_s
+        if self.live is not None and reply.index == 0:
+            self.live.end(good=status == Status.OK)
         REPLIES.labels(status_name(status)).inc()
         if status.charged:
             self._parts.book.note(self._choice.neurons[reply.index].hotkey, status, reply.latency_s)
@@ -215,7 +241,7 @@ class Forward:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._collected.wait(), self._parts.grace_s)
                 return
-            if not self.query.by_reward and not self.query.every and self._first_is_known():
+            if not self._by_reward and not self.query.every and self._first_is_known():
                 return
             await self._arrived.wait()
             self._arrived.clear()
@@ -234,7 +260,7 @@ class Forward:
 
     def _scores(self, late: bool) -> bool:
         """Whether the reward service is asked: always when rewards choose, else once the caller has its answer."""
-        return self._parts.rewarding and (self.query.by_reward or (late and self.query.scored))
+        return self._parts.rewarding and (self._by_reward or (late and self.query.scored))
 
     def _owes_rewards(self, judged: _Judged) -> bool:
         return (
@@ -275,7 +301,7 @@ class Forward:
 
     def _best(self, judged: _Judged) -> int:
         """The best completion: the highest reward, or without rewards the first in gating order; -1 for none."""
-        if self.query.by_reward:
+        if self._by_reward:
             rewarded = [i for i in judged.indices if math.isfinite(judged.rewards[i])]
             if rewarded:
                 return max(rewarded, key=lambda i: float(judged.rewards[i]))

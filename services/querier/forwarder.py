@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from coremesh.errors import Busy, DeadlineExceeded
 from services.querier.forward import Forward, Parts
+from services.querier.live import LiveText
 from services.querier.metrics import FORWARDS_IN_FLIGHT
 from services.querier.query import Answer, Query
 
@@ -68,3 +70,24 @@ class Forwarder:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.pop(task, None)
         FORWARDS_IN_FLIGHT.set(len(self._running))
+
+
+async def begun_or_answered(forward: Forward, *, within_s: float) -> LiveText | None:
+    """The live text once it has begun, or None once there is an answer.
+
+    Raises what the answer raises, and DeadlineExceeded when neither comes within ``within_s``.
+    """
+    begun = asyncio.create_task(forward.live.begun.wait()) if forward.live is not None else None
+    waiting: set[asyncio.Future[Any]] = {forward.answer} if begun is None else {forward.answer, begun}
+    try:
+        done, _ = await asyncio.wait(waiting, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        if begun is not None:
+            begun.cancel()
+    if not done:
+        raise DeadlineExceeded(f"there was no answer within {within_s:g} s")
+    live = forward.live
+    if live is not None and live.begun.is_set():
+        return live
+    forward.answer.result()
+    return None

@@ -36,6 +36,15 @@ class Verdict:
     degraded: frozenset[str] = frozenset()
 
 
+@dataclass(frozen=True, slots=True)
+class Safety:
+    """What the safety filter says. Not ``judged``: it is away. Not ``active``: there is none."""
+
+    safe: tuple[bool, ...]
+    judged: bool = True
+    active: bool = False
+
+
 class Judge:
     """Asks the reward service. Its being away shows in ``Verdict.degraded``, never as an error."""
 
@@ -43,21 +52,22 @@ class Judge:
         self._reward = reward
         self._filter_timeout = filter_timeout
 
-    async def safe(self, texts: Sequence[str]) -> tuple[tuple[bool, ...], bool]:
-        """Whether each text may pass, and whether anybody was there to say so."""
+    async def safe(self, texts: Sequence[str]) -> Safety:
+        """Whether each text may pass."""
+        everything = (True,) * len(texts)
         if not texts:
-            return (), True
+            return Safety(())
         try:
             answer = await self._reward.filter(FilterRequest(texts=tuple(texts)), self._filter_timeout)
         except CoremeshError as error:
             log.warning("nothing filtered", reason=error.message)
-            return (True,) * len(texts), False
+            return Safety(everything, judged=False)
         if not answer.active:
-            return (True,) * len(texts), True
+            return Safety(everything)
         if len(answer.safe) != len(texts):
             log.warning("nothing filtered", reason="the filter's answer has another length")
-            return (True,) * len(texts), False
-        return answer.safe, True
+            return Safety(everything, judged=False)
+        return Safety(answer.safe, active=True)
 
     async def judge(
         self,
@@ -83,8 +93,9 @@ class Judge:
                     degraded.add("reward")
             safe: tuple[bool, ...] = (True,) * len(completions)
             if filtering is not None:
-                safe, judged = await filtering
-                if not judged:
+                safety = await filtering
+                safe = safety.safe
+                if not safety.judged:
                     degraded.add("filter")
         finally:
             if filtering is not None:

@@ -17,11 +17,10 @@ Handler = Callable[[Request, Exception], Awaitable[Response]]
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
-def openai_error(error: CoremeshError) -> JSONResponse:
+def openai_body(error: CoremeshError) -> dict[str, Any]:
     """``{"error": {message, type, param, code}}``; the message ends with what to do."""
-    plain = error_response(error)
     kind = _TYPES.get(error.status, "server_error" if error.status >= 500 else "invalid_request_error")
-    body = {
+    return {
         "error": {
             "message": f"{error.message}. {error.remedy}",
             "type": kind,
@@ -29,8 +28,13 @@ def openai_error(error: CoremeshError) -> JSONResponse:
             "code": error.code,
         }
     }
+
+
+def openai_error(error: CoremeshError) -> JSONResponse:
+    """``error`` as a response, with Retry-After when the caller should wait."""
+    plain = error_response(error)
     headers = {"retry-after": plain.headers["retry-after"]} if "retry-after" in plain.headers else {}
-    return JSONResponse(body, status_code=error.status, headers=headers)
+    return JSONResponse(openai_body(error), status_code=error.status, headers=headers)
 
 
 def answer_in_openai_shape(app: FastAPI, *, prefix: str) -> None:

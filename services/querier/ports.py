@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,9 +28,16 @@ class Fanout(Protocol):
     """Asks many miners at once. No failure of a miner ever raises."""
 
     def ask(
-        self, neurons: Sequence[Neuron], messages: tuple[ChatMessage, ...], timeout_s: float
+        self,
+        neurons: Sequence[Neuron],
+        messages: tuple[ChatMessage, ...],
+        timeout_s: float,
+        on_delta: Callable[[str], None] | None = None,
     ) -> AsyncGenerator[Reply, None]:
-        """One reply per miner, in the order of arrival. Closing the iterator gives up on the rest."""
+        """One reply per miner, in the order of arrival. Closing the iterator gives up on the rest.
+
+        ``on_delta`` hears what the first of ``neurons`` says while it says it.
+        """
         ...
 
     def reward(

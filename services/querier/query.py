@@ -38,6 +38,9 @@ class Query:
     """Whether the score fold may count it."""
     private: bool = False
     """Leave no text in the history."""
+    live: bool = False
+    """Hear the first miner's text as it comes, and then choose in gating order; where a safety filter has to judge
+    texts first, this has no effect."""
     filter_prompt: bool = False
     filter_completions: bool = False
     reward_timeout_s: float = 4.0

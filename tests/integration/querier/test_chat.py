@@ -4,18 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import openai
 import pytest
+from fastapi import Response
+from fastapi.responses import StreamingResponse
 
+from coremesh.wire.status import Status
 from tests.integration.querier.conftest import World
-from tests.integration.querier.network import answers, says
+from tests.integration.querier.network import Behaviour, answers, says
 
 GOOD = "Because air scatters blue light more than red light."
 BETTER = "Because air molecules scatter short wavelengths far more strongly: Rayleigh scattering."
 ASK: Any = {"model": "coremesh", "messages": [{"role": "user", "content": "Why is the sky blue?"}]}
+
+
+def speaks(*parts: str | asyncio.Event | None) -> Behaviour:
+    """A miner that streams: texts as they are, events awaited, None for a connection that breaks."""
+
+    async def behave(body: dict[str, Any]) -> Response:
+        async def events() -> AsyncIterator[str]:
+            for part in parts:
+                if isinstance(part, asyncio.Event):
+                    await part.wait()
+                elif part is None:
+                    return
+                else:
+                    yield f"data: {json.dumps({'delta': part})}\n\n"
+            yield "data: [DONE]\n\n"
+
+        return StreamingResponse(events(), media_type="text/event-stream")
+
+    return behave
 
 
 async def _client(
@@ -130,6 +153,72 @@ async def test_streaming(world: World) -> None:
     assert usage.completion_tokens > 5
     raw = await http.post("/v1/chat/completions", json={**ASK, "stream": True})
     assert raw.text.endswith("data: [DONE]\n\n")
+
+
+async def test_a_stream_tells_what_the_first_miner_says_while_it_says_it(world: World) -> None:
+    world.services.filtering = False
+    gate = asyncio.Event()
+    await world.miners(speaks("Because air ", "scatters ", gate, "blue light."), says(BETTER))
+    _, client = await _client(world)
+    stream = await client.chat.completions.create(**ASK, stream=True)
+    assert stream.response.headers["x-coremesh-uid"] == "1"
+    pieces: list[str] = []
+    async for chunk in stream:
+        piece = chunk.choices[0].delta.content
+        if piece:
+            pieces.append(piece)
+        if piece and not gate.is_set():
+            # The miner has not finished: what came is told already.
+            gate.set()
+    assert "".join(pieces) == "Because air scatters blue light."
+    assert len(pieces) == 3
+    event = await world.event(stream.response.headers["x-coremesh-event"])
+    assert list(event.status) == [Status.OK, Status.OK]
+    assert event.scored
+    assert event.rewards[1] == pytest.approx(len(BETTER) / 100)
+
+
+async def test_another_takes_over_before_the_first_has_said_enough(world: World) -> None:
+    world.services.filtering = False
+    await world.miners(speaks("Hm."), answers(500), says(GOOD))
+    _, client = await _client(world)
+    stream = await client.chat.completions.create(**ASK, stream=True)
+    assert stream.response.headers["x-coremesh-uid"] == "3"
+    assert "".join([chunk.choices[0].delta.content or "" async for chunk in stream]) == GOOD
+
+
+async def test_a_miner_that_fails_halfway_is_an_error_at_the_end(world: World) -> None:
+    world.services.filtering = False
+    await world.miners(speaks("Because air scatters ", None))
+    _, client = await _client(world)
+    stream = await client.chat.completions.create(**ASK, stream=True)
+    with pytest.raises(openai.APIError, match="failed in the middle"):
+        _ = [chunk async for chunk in stream]
+    event = await world.event(stream.response.headers["x-coremesh-event"])
+    assert not event.scored
+
+
+async def test_stop_and_max_tokens_hold_in_a_live_stream(world: World) -> None:
+    world.services.filtering = False
+    await world.miners(speaks("One two thr", "ee. Fo", "ur five six."))
+    _, client = await _client(world)
+    for change, text, finish in [
+        ({"stop": "Four"}, "One two three. ", "stop"),
+        ({"max_tokens": 3}, "One two three", "length"),
+        ({}, "One two three. Four five six.", "stop"),
+    ]:
+        stream = await client.chat.completions.create(**{**ASK, **change}, stream=True)
+        chunks = [chunk.choices[0] async for chunk in stream]
+        assert "".join(chunk.delta.content or "" for chunk in chunks) == text
+        assert chunks[-1].finish_reason == finish
+
+
+async def test_with_a_safety_filter_nothing_is_told_before_it_is_judged(world: World) -> None:
+    world.services.bad_texts = ("poison",)
+    await world.miners(speaks("Take some poison ", "with your tea."), says(GOOD))
+    _, client = await _client(world)
+    stream = await client.chat.completions.create(**ASK, stream=True)
+    assert "".join([chunk.choices[0].delta.content or "" async for chunk in stream]) == GOOD
 
 
 async def test_models(world: World) -> None:
