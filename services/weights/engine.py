@@ -54,6 +54,7 @@ class Engine:
         self.submitter = Submitter(self.ledger, chain, self.book, settings)
         self.tick: Tick | None = None
         self._moved_s = time.monotonic()
+        self._rebuilt_s = 0.0
         self._problem: str | None = "the chain has not been reached yet"
         self._standing: Standing | None = None
         self._ready: Lease | None = None
@@ -102,18 +103,19 @@ class Engine:
             self._count_missed(tick)
             self.tick = tick
         self._problem = None
-        still_s = time.monotonic() - self._moved_s
-        if still_s > STALL_S:
-            self._problem = f"the chain has been at block {tick.block} for {still_s:.0f} s"
-            self._moved_s = time.monotonic() - STALL_S / 2  # the next endpoint gets half as long
-            await self.chain.rebuild()
+        now = time.monotonic()
+        if now - self._moved_s > STALL_S:
+            self._problem = f"the chain has been at block {tick.block} for {now - self._moved_s:.0f} s"
+            if now - max(self._moved_s, self._rebuilt_s) > STALL_S:
+                self._rebuilt_s = now
+                await self.chain.rebuild()
 
     def _count_missed(self, tick: Tick) -> None:
         old, metagraph = self.tick, self.sync.newest
-        if old is None or metagraph is None or tick.epoch_start <= old.epoch_start:
+        if old is None or metagraph is None or tick.epoch_start <= old.epoch_start or not self.runner.lease:
             return
         uid = metagraph.uid_of(metagraph.hotkey)
-        if uid is not None and uid < len(old.last_update) and old.last_update[uid] < old.epoch_start:
+        if uid is not None and uid < len(tick.last_update) and tick.last_update[uid] < old.epoch_start:
             EPOCHS_MISSED.inc()
             log.error("an epoch ended without weights of ours", epoch_start=old.epoch_start)
 
