@@ -11,6 +11,8 @@ from pathlib import Path
 from coremesh.supervisor.process import Plan
 from coremesh.supervisor.redis_binary import redis_executable
 
+CHAIN_PORT = 9944
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -18,7 +20,7 @@ class Options:
 
     directory: Path
     port: int = 8080
-    chain_port: int = 9944
+    chain_port: int = CHAIN_PORT
     redis_port: int = 6390
     block_time_s: float = 0.25
     tempo: int = 60
@@ -45,6 +47,11 @@ class Options:
     def trainer_port(self) -> int:
         """The training loop's port."""
         return self.port + 4
+
+    @property
+    def street(self) -> int:
+        """Second number of the miners' addresses: devnets with chains of their own live on streets of their own."""
+        return 1 + (self.chain_port - CHAIN_PORT) % 255
 
     @property
     def config(self) -> Path:
@@ -163,7 +170,7 @@ def plans(options: Options) -> list[Plan]:
             name="miners",
             command=(
                 *(python, "-m", "devnet", "miners", "--wallets", str(data / "wallets")),
-                *("--network", chain_url, "--netuid", "1"),
+                *("--network", chain_url, "--netuid", "1", "--street", str(options.street)),
             ),
             ready="",
             environment=shared,

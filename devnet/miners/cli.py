@@ -7,7 +7,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import uvloop
@@ -83,6 +83,13 @@ def _options(argv: Sequence[str]) -> Options:
     parser.add_argument("--wallets", type=Path, default=Path(".devnet/wallets"), metavar="DIR")
     parser.add_argument("--network", default="ws://127.0.0.1:9944", help="address of the chain")
     parser.add_argument("--netuid", type=int, default=1)
+    parser.add_argument(
+        "--street",
+        type=int,
+        default=1,
+        metavar="N",
+        help="hosts are 127.N.x.10: a second devnet takes another N",
+    )
     parser.add_argument("--only", default="", metavar="NAME,NAME", help="run only these residents")
     parser.add_argument("--no-serve", action="store_true", help="publish no axons on the chain")
     parser.add_argument("--seed", type=int, default=0, help="of latencies, failures and choices of words")
@@ -94,11 +101,19 @@ def _options(argv: Sequence[str]) -> Options:
         wallets=given.wallets,
         network=given.network,
         netuid=given.netuid,
-        residents=_chosen(given.only),
+        residents=tuple(_moved(one, given.street) for one in _chosen(given.only)),
         serve=not given.no_serve,
         seed=given.seed,
         chain_deadline_s=given.chain_deadline,
     )
+
+
+def _moved(resident: Resident, street: int) -> Resident:
+    """The same resident on 127.``street``.x.10. Raises BadSetting unless 1 <= street <= 255."""
+    if not 1 <= street <= 255:
+        raise BadSetting(f"--street {street}: takes 1 to 255", remedy="Leave it out for 127.1.x.10.")
+    _, _, house, last = resident.host.split(".")
+    return replace(resident, host=f"127.{street}.{house}.{last}")
 
 
 def _chosen(only: str) -> tuple[Resident, ...]:

@@ -74,24 +74,25 @@ class Mesh:
         return httpx.post(f"{self.url}/inference", json=body, timeout=60)
 
     def pids(self) -> dict[str, int]:
-        """Every process of the mesh by the module or program it runs."""
+        """Every process that the supervisor started, by the module or program it runs."""
+        assert self.process is not None
         found: dict[str, int] = {}
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit():
                 continue
             try:
-                environment = (entry / "environ").read_bytes()
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
                 words = (entry / "cmdline").read_bytes().decode().split("\0")
             except OSError:
                 continue
-            if str(self.config.resolve()).encode() in environment or str(self.directory) in " ".join(words):
-                if "-m" in words:
-                    name = words[words.index("-m") + 1]
-                    name += "." + words[words.index("-m") + 2] if name == "devnet" else ""
-                    name += ".trainer" if "trainer" in words else ""
-                else:
-                    name = Path(words[0].split()[0]).name if words[0] else entry.name
-                found[name] = int(entry.name)
+            if parent != self.process.pid or not words[0]:
+                continue
+            name = Path(words[0].split()[0]).name
+            if "-m" in words:
+                name = words[words.index("-m") + 1]
+                name += "." + words[words.index("-m") + 2] if name == "devnet" else ""
+                name += ".trainer" if "trainer" in words else ""
+            found[name] = int(entry.name)
         return found
 
     def until(self, look: Callable[[], T | None], timeout: float, why: str) -> T:
