@@ -101,7 +101,7 @@ def create_app(settings: Settings, loops: Loops, health: Health) -> FastAPI:
     signer = Signer(keypair)
     own_spool = OwnSpool(querier.spool, max_events=querier.spool_max_events)
     built = _build(settings, signer, own_spool)
-    _watch(health, built)
+    _watch(health, built, rewarding=querier.use_reward_model or not querier.no_nsfw_filter)
     leadership = Leadership(
         built.history,
         role=ROLE,
@@ -204,7 +204,7 @@ def _build(settings: Settings, signer: Signer, own_spool: OwnSpool) -> Built:
     return Built(mesh, history, recorder, snapshot, book, fanout, forwarder)
 
 
-def _watch(health: Health, built: Built) -> None:
+def _watch(health: Health, built: Built, *, rewarding: bool) -> None:
     async def redis() -> str | None:
         async with asyncio.timeout(READY_TIMEOUT.total_seconds()):
             await built.history.ping()
@@ -212,7 +212,8 @@ def _watch(health: Health, built: Built) -> None:
 
     health.checks["redis"] = _timed(redis, "Redis does not answer")
     health.checks["gating"] = _alive(built.mesh.gating)
-    health.checks["reward"] = _alive(built.mesh.reward)
+    if rewarding:
+        health.checks["reward"] = _alive(built.mesh.reward)
     health.checks["metagraph"] = built.snapshot.problem
 
 

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -37,6 +38,7 @@ from tests.integration.querier.network import (
     make_miners,
 )
 from tests.integration.querier.serving import Servers
+from tests.redis_server import RedisServer
 from tests.wait import wait_until
 
 
@@ -45,6 +47,16 @@ def wallet_path(tmp_path: Path) -> Path:
     wallet = Wallet("validator", "default", str(tmp_path / "wallets"))
     wallet.hotkey_file.set_keypair(VALIDATOR, encrypt=False)
     return tmp_path / "wallets"
+
+
+@pytest.fixture
+def own_redis() -> Iterator[RedisServer]:
+    """A Redis that may be killed."""
+    with tempfile.TemporaryDirectory(prefix="coremesh-q-") as directory:
+        server = RedisServer(Path(directory))
+        server.start()
+        yield server
+        server.stop()
 
 
 @dataclass

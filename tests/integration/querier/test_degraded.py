@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -18,16 +15,6 @@ from tests.wait import wait_until
 
 GOOD = "Because air scatters blue light more than red light."
 BETTER = "Because air molecules scatter short wavelengths far more strongly: Rayleigh scattering."
-
-
-@pytest.fixture
-def own_redis() -> Iterator[RedisServer]:
-    """A Redis that may be killed."""
-    with tempfile.TemporaryDirectory(prefix="coremesh-q-") as directory:
-        server = RedisServer(Path(directory))
-        server.start()
-        yield server
-        server.stop()
 
 
 async def test_without_gating_the_highest_moving_scores_are_asked(world: World) -> None:
@@ -74,6 +61,16 @@ async def test_without_reward_the_first_good_one_in_gating_order_is_given_and_th
     event = await world.event(body["event_id"])
     assert (event.flags, event.stack_version, event.best) == (Flag.NONE, "", 1)
     assert event.degraded == ("filter", "reward")
+
+
+async def test_slow_rewards_are_not_waited_for(world: World) -> None:
+    await world.miners(says(GOOD), says(BETTER))
+    world.services.delay_s = {"reward": 20.0}
+    client = await world.querier(querier={"reward_timeout_s": 0.2})
+    body = (await ask(client)).json()
+    assert (body["completion"], body["degraded"]) == (GOOD, ["reward"])
+    assert body["timings"]["total"] < 5.0
+    assert not (await world.event(body["event_id"])).scored
 
 
 async def test_with_no_reward_model_at_all_gating_scores_are_the_rewards(world: World) -> None:

@@ -15,9 +15,11 @@ import httpx
 import pytest
 
 from coremesh.errors import BadSetting
+from coremesh.history.redis import RedisHistory
 from services.querier.__main__ import main
 from tests.integration.querier.conftest import World, ask
 from tests.integration.querier.network import held, says
+from tests.redis_server import RedisServer
 from tests.wait import wait_until
 
 GOOD = "Because air scatters blue light more than red light."
@@ -85,6 +87,33 @@ async def test_sigterm_lets_stragglers_into_the_history(world: World) -> None:
         assert await asyncio.wait_for(querier.wait(), 20) == 0
     event = await world.event(event_id)
     assert event.rewards.tolist() == pytest.approx([len(GOOD) / 100, len(BETTER) / 100])
+
+
+async def test_a_querier_killed_while_redis_is_away_loses_no_recorded_event(
+    world: World, own_redis: RedisServer
+) -> None:
+    first = world.history
+    world.history, world.redis_url = RedisHistory(own_redis.url, 1), own_redis.url
+    try:
+        await world.miners(says(GOOD))
+        port = _free_port()
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+            async with process(world, port=port) as querier:
+                await wait_until(lambda: _ready(client))
+                own_redis.kill()
+                ids = [(await ask(client)).json()["event_id"] for _ in range(3)]
+                await wait_until(lambda: len(list(world.spool.rglob("*.event"))) == 3)
+                querier.kill()
+                await querier.wait()
+            own_redis.start()
+            async with process(world, port=port):
+                for event_id in ids:
+                    assert (await world.event(event_id)).scored
+                await wait_until(lambda: not list(world.spool.rglob("*.event")))
+        assert sorted(event.id for event in await world.forwards()) == sorted(ids)
+    finally:
+        await world.history.close()
+        world.history = first
 
 
 async def test_a_killed_trainer_is_replaced_and_counts_nothing_twice(world: World) -> None:
