@@ -10,8 +10,13 @@ import sys
 from pathlib import Path
 
 import httpx
+import pytest
 
+from coremesh.errors import BadModel, BadSetting
+from tests.integration.reward.serving import serving, settings
 from tests.unit.reward.models import save_classifier
+
+JUDGE = '[[function]]\ntype = "judge"\nmodel = "m"\n'
 
 
 async def start(*argv: str) -> asyncio.subprocess.Process:
@@ -35,25 +40,46 @@ async def refused(*argv: str) -> tuple[int, str]:
 
 
 async def test_what_is_wrong_is_said_in_one_sentence(tmp_path: Path):
+    file = tmp_path / "stack.toml"
+    file.write_text('[[function]]\ntype = "relevance"\nmodel = "/no/such/model"')
+    code, said = await refused(f"--reward.stack={file}")
+    assert code == 2
+    assert said.startswith("reward: there is no model at /no/such/model")
+    assert len(said.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("stack", "error", "says"),
+    [
+        ('[[function]]\ntype = "relevance"\nmodel = "someone/unheard-of"', BadModel, "someone/unheard-of"),
+        ('[[function]]\ntype = "relevance"\nmodel = "m"\nweight = "much"', BadSetting, "got 'much'"),
+        ('[[function]]\ntype = "sequence_classifier"\nmodel = "{path}"', BadModel, "safetensors"),
+        ('[[function]]\ntype = "value_head"\nmodel = "{whole}"\nhead = "absent"', BadModel, "absent"),
+        (
+            '[[function]]\ntype = "judge"\nmodel = "m"\nbase_url = "http://x"\nkey_variable = "NO_KEY"',
+            BadSetting,
+            "NO_KEY",
+        ),
+        ('[[function]]\ntype = "judge"\nmodel = "m"\nbase_url = "file:///etc"', BadSetting, "base_url"),
+    ],
+)
+async def test_it_does_not_start_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stack: str, error: type[Exception], says: str
+):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     path = save_classifier(tmp_path / "model", bert=True)
+    whole = save_classifier(tmp_path / "whole")
     (path / "model.safetensors").rename(path / "pytorch_model.bin")
-    stacks = {
-        '[[function]]\ntype = "relevance"\nmodel = "/no/such/model"': "there is no model at /no/such/model",
-        '[[function]]\ntype = "relevance"\nmodel = "someone/unheard-of"': "someone/unheard-of",
-        '[[function]]\ntype = "relevance"\nmodel = "m"\nweight = "much"': "function[0].weight: got 'much'",
-        f'[[function]]\ntype = "sequence_classifier"\nmodel = "{path}"': "safetensors",
-    }
-    flags: dict[str, str] = {"--http.host=0.0.0.0": "COREMESH_MESH_TOKEN"}
-    for i, (stack, says) in enumerate(stacks.items()):
-        file = tmp_path / f"stack{i}.toml"
-        file.write_text(stack)
-        flags[f"--reward.stack={file}"] = says
-    ends = await asyncio.gather(*(refused(flag) for flag in flags))
-    for (code, said), says in zip(ends, flags.values(), strict=True):
-        assert code == 2
-        assert said.startswith("reward: ")
-        assert says in said
-        assert len(said.strip().splitlines()) == 1
+    text = stack.replace("{path}", str(path)).replace("{whole}", str(whole))
+    with pytest.raises(error, match=says):
+        async with serving(settings(stack=text, folder=tmp_path)):
+            pass
+
+
+async def test_an_open_address_needs_a_token():
+    with pytest.raises(BadSetting, match="without any token"):
+        async with serving(settings("--http.host=0.0.0.0")):
+            pass
 
 
 async def test_it_serves_and_stops_cleanly():

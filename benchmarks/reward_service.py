@@ -1,0 +1,210 @@
+"""The reward service over HTTP against its own engine, and users' latency beside training: `python -m
+benchmarks.reward_service`.
+
+The service is a process of its own with one compute thread; the engine runs here with one thread, on the same
+texts, in rounds that alternate. One JSON object a line on standard output, nothing else there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import re
+import socket
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import numpy as np
+import torch
+import transformers
+
+from benchmarks import reward_data as data
+from services.reward.engine import Group, load_classifier
+
+ROUNDS = 5
+LONGEST = 540
+PROMPTS, K = 6, 50
+CONCURRENT = 4
+USERS, USER_K = 120, 10
+USER_SHARE, TRAINING_SHARE = 0.2, 0.6
+"""Of the device's time, together the 80% of the mixed load."""
+
+STACK = """
+[[function]]
+type = "sequence_classifier"
+model = "{model}"
+max_tokens = {tokens}
+text = {{ template = "plain", separator = "" }}
+"""
+
+
+def emit(metric: str, value: float, unit: str, baseline: float | None, ratio: float | None) -> None:
+    row = {"metric": f"reward.{metric}", "value": value, "unit": unit, "baseline": baseline, "ratio": ratio}
+    print(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()}), flush=True)
+
+
+def note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+@asynccontextmanager
+async def service(stack: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """A running reward service and a client for it."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "services.reward", f"--reward.stack={stack}", "--reward.device=cpu", "--reward.threads=1"),
+        *("--log.level=info",),
+        env={**os.environ, "COREMESH_HTTP_PORT": str(free_port())},
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    try:
+        address = ""
+        while not address:
+            line = (await asyncio.wait_for(process.stderr.readline(), 120)).decode()
+            if not line:
+                raise RuntimeError("the reward service did not start")
+            found = re.search(r"listens on (http://[\d.:]+)", line)
+            address = found.group(1) if found else ""
+        drain = asyncio.create_task(process.stderr.read())
+        async with httpx.AsyncClient(base_url=address, timeout=300) as client:
+            yield client
+        drain.cancel()
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
+
+
+def free_port() -> int:
+    """A port that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def groups(prompts: int, completions: int, seed: int) -> list[tuple[str, tuple[str, ...]]]:
+    """The texts of the reward benchmark, no pair of them longer than the model takes.
+
+    The service cuts long texts otherwise than the engine, which would compare different work.
+    """
+
+    def within(prompt: str, completion: str) -> str:
+        return "".join(f" {word}" for word in completion.split()[: LONGEST - len(prompt.split())])
+
+    found = data.groups(prompts, completions, seed=seed)
+    return [(prompt, tuple(within(prompt, c) for c in own)) for prompt, own in found]
+
+
+def body(prompt: str, completions: tuple[str, ...], kind: str) -> dict[str, object]:
+    return {"messages": [{"role": "user", "content": prompt}], "completions": completions, "kind": kind}
+
+
+async def post(client: httpx.AsyncClient, request: dict[str, object]) -> tuple[float, list[float]]:
+    """Seconds and rewards."""
+    started = time.perf_counter()
+    answer = await client.post("/reward", json=request)
+    answer.raise_for_status()
+    return time.perf_counter() - started, answer.json()["rewards"]
+
+
+async def throughput(client: httpx.AsyncClient, model: Path) -> None:
+    engine = load_classifier(model, max_tokens=LONGEST + 10)
+    texts = groups(PROMPTS, K, seed=3)
+    requests = [body(prompt, completions, "answer") for prompt, completions in texts]
+    slots = asyncio.Semaphore(CONCURRENT)
+
+    async def one(request: dict[str, object]) -> list[float]:
+        async with slots:
+            return (await post(client, request))[1]
+
+    packed = [Group(prompt, completions) for prompt, completions in texts]
+    ours: list[float] = []
+    theirs: list[float] = []
+    for number in range(ROUNDS + 1):
+        started = time.perf_counter()
+        wanted = await asyncio.to_thread(engine.score, packed)
+        middle = time.perf_counter()
+        got = await asyncio.gather(*map(one, requests))
+        ended = time.perf_counter()
+        error = max(float(np.abs(np.array(a) - b).max()) for a, b in zip(got, wanted, strict=True))
+        assert error < 1e-4, f"the service's scores differ by {error}"
+        if number:  # the first round warms up
+            theirs.append(middle - started)
+            ours.append(ended - middle)
+            note(f"  round {number}: engine {theirs[-1]:.2f} s, service {ours[-1]:.2f} s")
+    n = PROMPTS * K
+    # Rounds are pairs taken one after the other, so that a neighbour on the machine slows both.
+    ratio = statistics.median(a / b for a, b in zip(theirs, ours, strict=True))
+    emit("http_of_engine", n / statistics.median(ours), "completions/s", n / statistics.median(theirs), ratio)
+
+
+async def latency(client: httpx.AsyncClient) -> None:
+    users = [body(p, c, "inference") for p, c in groups(USERS, USER_K, seed=4)]
+    training = [body(p, c, "answer") for p, c in groups(12, K, seed=5)]
+    await post(client, users[0])
+    idle = [(await post(client, request))[0] for request in users]
+    heavy = [(await post(client, request))[0] for request in training]
+    user_every = statistics.mean(idle) / USER_SHARE
+    training_every = statistics.mean(heavy) / TRAINING_SHARE
+    note(f"  idle p50 {1e3 * statistics.median(idle):.0f} ms; users every {user_every:.2f} s")
+    draw = np.random.default_rng(6)
+    load = asyncio.create_task(open_loop(client, training, training_every, draw, None))
+    busy = await open_loop(client, users, user_every, np.random.default_rng(7), USERS)
+    load.cancel()
+    await asyncio.gather(load, return_exceptions=True)
+    p99 = [1e3 * float(np.percentile(taken, 99)) for taken in (idle, busy)]
+    note(f"  p99 {p99[0]:.0f} ms idle, {p99[1]:.0f} ms busy; p50 busy {1e3 * statistics.median(busy):.0f} ms")
+    emit("interactive_p99_vs_idle", p99[1] / p99[0], "times idle", 3.0, 3.0 * p99[0] / p99[1])
+
+
+async def open_loop(
+    client: httpx.AsyncClient,
+    requests: list[dict[str, object]],
+    every: float,
+    draw: np.random.Generator,
+    count: int | None,
+) -> list[float]:
+    """Send requests at random (Poisson) times whether or not earlier ones are answered; their seconds."""
+    sent: list[asyncio.Task[tuple[float, list[float]]]] = []
+    try:
+        while count is None or len(sent) < count:
+            await asyncio.sleep(draw.exponential(every))
+            sent.append(asyncio.create_task(post(client, requests[len(sent) % len(requests)])))
+        return [seconds for seconds, _ in await asyncio.gather(*sent)]
+    finally:
+        for task in sent:
+            task.cancel()
+
+
+async def run() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        model = data.saved(data.decoder(), Path(folder) / "decoder", framed=False)
+        stack = Path(folder) / "stack.toml"
+        stack.write_text(STACK.format(model=model, tokens=LONGEST + 10))
+        async with service(stack) as client:
+            note("decoder 6x512, K=50, over HTTP")
+            await throughput(client, model)
+            note("users (K=10) beside training (K=50), the device 80% busy")
+            await latency(client)
+
+
+def main() -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    torch.set_num_threads(1)
+    logging.disable(logging.WARNING)
+    transformers.utils.logging.disable_progress_bar()
+    asyncio.run(run())
+
+
+if __name__ == "__main__":
+    main()
