@@ -75,7 +75,7 @@ def test_a_user_gets_a_relevant_answer(mesh: Mesh) -> None:
 
     def recorded() -> dict[str, Any] | None:
         history = httpx.get(f"{mesh.url}/history", params={"count": 50}).json()
-        found = [event for event in history["events"] if event["id"] == body["event_id"]]
+        found = [event for event in history["events"] if event["event_id"] == body["event_id"]]
         return found[0] if found else None
 
     event = mesh.until(recorded, 20, "the event is in the history")
