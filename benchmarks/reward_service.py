@@ -33,7 +33,7 @@ ROUNDS = 5
 LONGEST = 540
 PROMPTS, K = 6, 50
 CONCURRENT = 4
-USERS, USER_K = 120, 10
+USERS, USER_K = 100, 10
 USER_SHARE, TRAINING_SHARE = 0.2, 0.6
 """Of the device's time, together the 80% of the mixed load."""
 

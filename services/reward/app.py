@@ -49,7 +49,7 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-STEP_TOKENS_CPU = 768
+STEP_TOKENS_CPU = 512
 """A CPU is busy with so few tokens already, and an interactive request waits for one step at most."""
 BULK_TOKENS = 4096
 """While nobody interactive has come for a while: a prompt is then computed once for all of its completions."""

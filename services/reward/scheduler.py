@@ -32,6 +32,8 @@ UNWELL_AFTER = 8
 TRACED_FAILURES = 2
 QUIET_S = 10.0
 """So long after the last interactive request training has the device to itself."""
+LINGER_S = 0.003
+"""So long the thread stays with a user's request between two ops of it."""
 
 
 class Lane(IntEnum):
@@ -51,6 +53,7 @@ class _Ticket:
     """A list of items for one op, on its way."""
 
     op: Op[Any, Any]
+    lane: Lane
     items: Sequence[Any]
     costs: list[int]
     loop: asyncio.AbstractEventLoop
@@ -101,6 +104,7 @@ class Scheduler:
         self._step_tokens = step_tokens
         self._bulk_tokens = bulk_tokens or step_tokens
         self._interactive_s = -QUIET_S
+        self._linger_until_s = 0.0
         self._queue = queue
         self._queue_bytes = queue_bytes
         self._is_fatal = is_fatal
@@ -164,6 +168,7 @@ class Scheduler:
         loop = asyncio.get_running_loop()
         ticket = _Ticket(
             op=op,
+            lane=lane,
             items=items,
             costs=[op.cost(item) for item in items],
             loop=loop,
@@ -238,10 +243,16 @@ class Scheduler:
             while True:
                 if self._closing:
                     return ()
-                for lane in Lane:
-                    step = self._fill(self._lanes[lane], lane)
-                    if step:
-                        return step
+                step = self._fill(self._lanes[Lane.INTERACTIVE], Lane.INTERACTIVE)
+                if step:
+                    return step
+                linger_s = self._linger_until_s - self._clock()
+                if linger_s > 0 and self._admitted[Lane.INTERACTIVE]:
+                    self._changed.wait(linger_s)
+                    continue
+                step = self._fill(self._lanes[Lane.TRAINING], Lane.TRAINING)
+                if step:
+                    return step
                 self._changed.wait()
 
     def _fill(self, waiting: deque[_Ticket], lane: Lane) -> tuple[_Slice, ...]:
@@ -290,6 +301,10 @@ class Scheduler:
                 self._on_failure(step, RuntimeError(op.name) if isinstance(error, StopIteration) else error)
                 return
         self._failures = 0
+        if step[0].ticket.lane is Lane.INTERACTIVE:
+            # Its request mostly goes on with another op in a moment; a training step in between would double
+            # its time.
+            self._linger_until_s = self._clock() + LINGER_S
         for part in step:
             self._deliver(part, results[: part.stop - part.start])
             del results[: part.stop - part.start]

@@ -110,6 +110,27 @@ async def test_interactive_work_goes_before_what_is_left_of_training(scheduler: 
     assert len(op.steps) == 5
 
 
+async def test_a_users_request_is_not_parted_by_training():
+    order: list[str] = []
+
+    class Named(Double):
+        def run(self, items: Sequence[int]) -> list[int]:
+            order.append(self.name)
+            return super().run(items)
+
+    # Time stands still: the thread lingers for as long as the user's request is there.
+    with running(clock=lambda: 0.0) as scheduler:
+        holder, first = await held(scheduler)
+        training = await queued(Named("training"), scheduler, [9, 9], Lane.TRAINING)
+        with scheduler.admit(Lane.INTERACTIVE, 1):
+            asked = await queued(Named("user"), scheduler, [1], Lane.INTERACTIVE)
+            holder.gate.set()
+            await asked
+            await scheduler.run(Named("user again"), [1], Lane.INTERACTIVE, None)
+        await asyncio.gather(training, first)
+    assert order == ["user", "user again", "training", "training"]
+
+
 async def test_training_takes_larger_steps_while_no_user_is_about():
     now = [0.0]
     with running(bulk_tokens=40, clock=lambda: now[0]) as scheduler:
