@@ -13,6 +13,7 @@ from coremesh.metagraph import Neuron
 from coremesh.settings import QuerierSettings
 from coremesh.wire.adapters import Adapter, MinerRequest, RewardNotice
 from services.querier.miners import FanOut, MinerAnswer, MinerClient, MinerLimits, Target
+from services.querier.miners.addresses import parse_networks
 from services.querier.ports import Reply
 
 CONNECT_S = 0.5
@@ -27,6 +28,7 @@ class MinerFanout:
     def __init__(self, adapter: Adapter, settings: QuerierSettings, *, own_hotkey: str) -> None:
         limits = MinerLimits(
             allow_loopback=settings.allow_loopback,
+            networks=parse_networks(settings.allow_networks),
             max_body_bytes=settings.max_body_bytes,
             min_completion_chars=settings.min_completion_chars,
         )

@@ -5,16 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import time
 from dataclasses import dataclass
 
-import numpy as np
 import structlog
-from numpy.typing import NDArray
 
 from coremesh.contracts import Timings
 from coremesh.errors import CoremeshError, NoCompletion, NoMinerAvailable, UnsafeMessage
-from coremesh.events import Flag, Message, Transcript, forward_event
 from coremesh.history.spool import SpoolFull
 from coremesh.metagraph import Neuron
 from coremesh.wire.status import Status
@@ -22,9 +18,11 @@ from services.querier.book import Book
 from services.querier.choose import Choice, Chooser
 from services.querier.judge import Judge, Verdict
 from services.querier.live import LiveText
-from services.querier.metrics import DEGRADED, EVENTS, FORWARDS, REPLIES, Stopwatch
+from services.querier.metrics import DEGRADED, EVENTS, FORWARDS, OVERHEAD_SECONDS, REPLIES, Stopwatch
 from services.querier.ports import EventSink, Fanout, Reply
 from services.querier.query import Answer, Query, status_name
+from services.querier.record import NOTHING_JUDGED, Judged, column, event_of
+from services.querier.replies import Replies
 from services.querier.snapshot import SnapshotFollower
 
 log = structlog.get_logger(__name__)
@@ -52,16 +50,6 @@ class Parts:
     rewarding: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class _Judged:
-    """The judged completions: indices of the good ones, columns over all that were asked (NaN elsewhere)."""
-
-    indices: tuple[int, ...]
-    verdict: Verdict
-    rewards: NDArray[np.float32]
-    parts: dict[str, NDArray[np.float32]]
-
-
 class Forward:
     """One query. ``run`` is one task to its end, the event recorded; ``answer`` may be there earlier.
 
@@ -79,9 +67,7 @@ class Forward:
         self._available = 0
         self._block = 0
         self._choice = Choice((), (), 0, degraded=False, random=query.sample)
-        self._statuses: list[Status | None] = []
-        self._completions: list[str] = []
-        self._latencies: list[float] = []
+        self._replies = Replies(0, parts.min_chars)
         self.live = LiveText(parts.min_chars) if query.live else None
         """What the first miner says while it says it, where that is wanted and may be shown."""
         self._known_safe: set[int] = set()
@@ -127,7 +113,7 @@ class Forward:
         if not neurons:
             error = NoMinerAvailable("no miner of this subnet can be asked now")
             self._fail(error)
-            await self._record(_Judged((), Verdict(rewards=None, safe=()), _nan(0), {}), -1)
+            await self._record(NOTHING_JUDGED, -1)
             return error.code
         collecting = asyncio.create_task(self._collect(), name=f"fanout-{self.query.id}")
         try:
@@ -143,7 +129,7 @@ class Forward:
             if best >= 0:
                 self.answer.set_result(self._answer(judged, best))
             await self._collected.wait()
-            if list(judged.indices) != self._good() or self._owes_rewards(judged):
+            if list(judged.indices) != self._replies.good() or self._owes_rewards(judged):
                 judged = await self._judge(late=True)
                 best = self._best(judged)
         finally:
@@ -191,10 +177,7 @@ class Forward:
         finally:
             if filtering is not None:
                 filtering.cancel()
-        n = len(self._choice.neurons)
-        self._statuses = [None] * n
-        self._completions = [""] * n
-        self._latencies = [0.0] * n
+        self._replies = Replies(len(self._choice.neurons), parts.min_chars)
 
     async def _collect(self) -> None:
         """Take replies as they come, until all are there, the time is over, or the forward is cut."""
@@ -213,21 +196,16 @@ class Forward:
                     self._take(reply)
                     self._arrived.set()
         except TimeoutError:
-            log.warning("fan-out over time", event_id=query.id, open=self._statuses.count(None))
+            log.warning("fan-out over time", event_id=query.id, open=self._replies.open)
         finally:
             self._collected.set()
             self._arrived.set()
             if self.live is not None:
-                self.live.end(good=self._statuses[0] == Status.OK)
+                self.live.end(good=self._replies.statuses[0] == Status.OK)
             await replies.aclose()
 
     def _take(self, reply: Reply) -> None:
-        status, text = reply.status, reply.completion
-        if status == Status.OK and len(text.strip()) < self._parts.min_chars:
-            status = Status.SHORT if text.strip() else Status.EMPTY
-        self._statuses[reply.index] = status
-        self._completions[reply.index] = text if status in (Status.OK, Status.SHORT) else ""
-        self._latencies[reply.index] = reply.latency_s
+        status = self._replies.take(reply)
         if self.live is not None and reply.index == 0:
             self.live.end(good=status == Status.OK)
         REPLIES.labels(status_name(status)).inc()
@@ -237,46 +215,34 @@ class Forward:
     async def _until_enough(self) -> None:
         """Return when the caller can be answered, as far as miners are concerned."""
         while not self._collected.is_set():
-            if self.query.wait_for is not None and len(self._good()) >= self.query.wait_for:
+            if self.query.wait_for is not None and len(self._replies.good()) >= self.query.wait_for:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._collected.wait(), self._parts.grace_s)
                 return
-            if not self._by_reward and not self.query.every and self._first_is_known():
+            if not self._by_reward and not self.query.every and self._replies.first_is_known():
                 return
             await self._arrived.wait()
             self._arrived.clear()
-
-    def _first_is_known(self) -> bool:
-        """Whether no miner still open could come before the first good one in gating order."""
-        for status in self._statuses:
-            if status is None:
-                return False
-            if status == Status.OK:
-                return True
-        return False
-
-    def _good(self) -> list[int]:
-        return [i for i, status in enumerate(self._statuses) if status == Status.OK]
 
     def _scores(self, late: bool) -> bool:
         """Whether the reward service is asked: always when rewards choose, else once the caller has its answer."""
         return self._parts.rewarding and (self._by_reward or (late and self.query.scored))
 
-    def _owes_rewards(self, judged: _Judged) -> bool:
+    def _owes_rewards(self, judged: Judged) -> bool:
         return (
             bool(judged.indices)
             and judged.verdict.rewards is None
             and self._scores(True) != self._scores(False)
         )
 
-    async def _judge(self, late: bool = False) -> _Judged:
+    async def _judge(self, late: bool = False) -> Judged:
         """Judge the good completions there are; unsafe ones are no longer good."""
         query = self.query
-        indices = self._good()
+        indices = self._replies.good()
         with self._watch.stage("reward"):
             verdict = await self._parts.judge.judge(
                 query.messages,
-                [self._completions[i] for i in indices],
+                [self._replies.completions[i] for i in indices],
                 kind=query.kind,
                 difference=query.difference,
                 score=self._scores(late),
@@ -288,18 +254,18 @@ class Forward:
             given = tuple(self._choice.gating[i] for i in indices)
             verdict = Verdict(rewards=given, safe=verdict.safe, stack_version=NO_REWARD_MODEL)
         n = len(self._choice.neurons)
-        rewards = _nan(n)
+        rewards = column(n, [], ())
         for place, i in enumerate(indices):
             if not verdict.safe[place]:
-                self._statuses[i] = Status.UNSAFE
+                self._replies.statuses[i] = Status.UNSAFE
             elif verdict.rewards is not None:
                 rewards[i] = verdict.rewards[place]
-        safe = tuple(i for i in indices if self._statuses[i] == Status.OK)
+        safe = tuple(i for i in indices if self._replies.statuses[i] == Status.OK)
         self._known_safe.update(safe)
-        parts = {name: _scatter(n, indices, values) for name, values in verdict.parts.items()}
-        return _Judged(safe, verdict, rewards, parts)
+        parts = {name: column(n, indices, values) for name, values in verdict.parts.items()}
+        return Judged(safe, verdict, rewards, parts)
 
-    def _best(self, judged: _Judged) -> int:
+    def _best(self, judged: Judged) -> int:
         """The best completion: the highest reward, or without rewards the first in gating order; -1 for none."""
         if self._by_reward:
             rewarded = [i for i in judged.indices if math.isfinite(judged.rewards[i])]
@@ -307,19 +273,20 @@ class Forward:
                 return max(rewarded, key=lambda i: float(judged.rewards[i]))
         return judged.indices[0] if judged.indices else -1
 
-    def _answer(self, judged: _Judged, best: int) -> Answer:
+    def _answer(self, judged: Judged, best: int) -> Answer:
         # What came while the others were judged is not judged itself, and so is not shown.
         shown = set(judged.indices)
         seconds = self._watch.seconds
+        OVERHEAD_SECONDS.observe(max(0.0, self._watch.total - seconds.get("query", 0.0)))
         return Answer(
             id=self.query.id,
             neurons=self._choice.neurons,
             statuses=tuple(
                 None if status == Status.OK and i not in shown else status
-                for i, status in enumerate(self._statuses)
+                for i, status in enumerate(self._replies.statuses)
             ),
-            completions=tuple(text if i in shown else "" for i, text in enumerate(self._completions)),
-            latencies_s=tuple(self._latencies),
+            completions=tuple(text if i in shown else "" for i, text in enumerate(self._replies.completions)),
+            latencies_s=tuple(self._replies.latencies_s),
             rewards=judged.rewards,
             best=best,
             block=self._block,
@@ -337,7 +304,7 @@ class Forward:
         if not self.answer.done():
             self.answer.set_exception(error)
 
-    def _tell(self, judged: _Judged) -> bool:
+    def _tell(self, judged: Judged) -> bool:
         """Send the rewards back to the miners that earned them, when asked to."""
         told = [i for i in judged.indices if math.isfinite(judged.rewards[i])]
         if not self.query.train_network or not told:
@@ -345,64 +312,26 @@ class Forward:
         self._parts.fanout.reward(
             [self._choice.neurons[i] for i in told],
             self.query.messages,
-            [self._completions[i] for i in told],
+            [self._replies.completions[i] for i in told],
             [float(judged.rewards[i]) for i in told],
         )
         return True
 
-    async def _record(self, judged: _Judged, best: int, *, told: bool = False) -> None:
-        query = self.query
-        # Miners that we gave up on, or never asked, for reasons of our own are not in the event.
-        kept = [i for i, status in enumerate(self._statuses) if status is not None and status.charged]
-        scored = query.scored and bool(np.isfinite(judged.rewards).any())
-        flags = Flag.SCORED if scored else Flag.NONE
-        if scored and query.train_gating and not query.private:
-            flags |= Flag.TRAIN_GATING
-        if told:
-            flags |= Flag.TRAIN_NETWORK
-        if self._choice.random:
-            flags |= Flag.RANDOM_SAMPLE
-        if query.private:
-            flags |= Flag.PRIVATE
-        hotkeys = [self._choice.neurons[i].hotkey for i in kept]
-        event = forward_event(
-            id=query.id,
-            time_ms=time.time_ns() // 1_000_000,
+    async def _record(self, judged: Judged, best: int, *, told: bool = False) -> None:
+        event, transcript, hotkeys = event_of(
+            self.query,
+            self._choice,
+            self._replies,
+            judged,
+            best=best,
+            told=told,
             block=self._block,
-            kind=query.kind,
-            flags=flags,
-            messages=() if query.private else tuple(Message(m.role, m.content) for m in query.messages),
-            uids=[self._choice.neurons[i].uid for i in kept],
-            hotkeys=hotkeys,
-            status=[int(self._statuses[i] or 0) for i in kept],
-            latency_s=[self._latencies[i] for i in kept],
-            rewards=judged.rewards[kept],
-            parts={name: values[kept] for name, values in judged.parts.items()},
-            gating=[self._choice.gating[i] for i in kept] if self._choice.gating else (),
-            best=kept.index(best) if best >= 0 else -1,
-            head_version=self._choice.head_version,
-            stack_version=judged.verdict.stack_version,
-            stats_version=judged.verdict.stats_version,
-            degraded=tuple(sorted(self._degraded)),
             available=self._available,
-            propensity=[self._choice.propensity[i] for i in kept] if self._choice.propensity else (),
+            degraded=tuple(sorted(self._degraded)),
         )
-        transcript = None
-        if kept and not query.private:
-            transcript = Transcript(id=query.id, completions=tuple(self._completions[i] for i in kept))
         with self._watch.stage("record"):
             try:
                 await self._parts.events.record(event, transcript, hotkeys)
             except (SpoolFull, OSError) as error:
                 EVENTS.labels("lost").inc()
-                log.critical("event lost", event_id=query.id, reason=str(error))
-
-
-def _nan(n: int) -> NDArray[np.float32]:
-    return np.full(n, np.nan, dtype=np.float32)
-
-
-def _scatter(n: int, indices: list[int], values: tuple[float, ...]) -> NDArray[np.float32]:
-    column = _nan(n)
-    column[indices] = values
-    return column
+                log.critical("event lost", event_id=self.query.id, reason=str(error))

@@ -28,7 +28,6 @@ EVENTS = Counter("coremesh_events_total", "Events by what became of them", ["out
 DEGRADED = Counter("coremesh_degraded_total", "Forwards that did without a part of the mesh", ["part"])
 SPOOLED_EVENTS = Gauge("coremesh_spool_events", "Events that wait on disk for Redis")
 MINER_CLIENT = Gauge("coremesh_miner_client_size", "What the miner client holds, by kind", ["kind"])
-METAGRAPH_BLOCK = Gauge("coremesh_metagraph_block", "Block of the metagraph in use")
 METAGRAPH_AGE_SECONDS = Gauge("coremesh_metagraph_age_seconds", "Age of the metagraph in use")
 CALLERS = Gauge("coremesh_querier_callers", "User requests being served")
 TRAINER_LEADING = Gauge("coremesh_trainer_leading", "1 while this instance trains")

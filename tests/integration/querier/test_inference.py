@@ -223,3 +223,33 @@ async def test_a_caller_who_hangs_up_does_not_cost_the_event(world: World) -> No
     gate.set()
     events = await wait_until(world.forwards)
     assert events[0].scored
+
+
+async def test_metrics_tell_of_stages_statuses_and_events(world: World) -> None:
+    await world.miners(says(GOOD), answers(500))
+    client = await world.querier()
+
+    async def seen(name: str) -> float:
+        text = (await client.get("/metrics")).text
+        return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name))
+
+    names = {
+        **{
+            f'coremesh_querier_stage_seconds_count{{stage="{s}"}}': 1
+            for s in ("filter", "gating", "query", "reward")
+        },
+        'coremesh_miner_replies_total{status="ok"}': 1,
+        'coremesh_miner_replies_total{status="bad_status"}': 1,
+        'coremesh_forwards_total{kind="inference",result="ok"}': 1,
+        'coremesh_events_total{outcome="appended"}': 1,
+        "coremesh_querier_overhead_seconds_count": 1,
+    }
+    before = {name: await seen(name) for name in names}
+    await world.event((await ask(client)).json()["event_id"])
+
+    async def counted() -> bool:
+        return {name: await seen(name) - before[name] for name in names} == names
+
+    await wait_until(counted)
+    assert await seen("coremesh_forwards_in_flight") == 0
+    assert await seen("coremesh_metagraph_block") == 7
