@@ -26,6 +26,8 @@ FOLD_GAPS = Gauge(
 )
 DEPENDENCY_UP = Gauge("coremesh_dependency_up", "1 while a dependency answers", ["dependency"])
 
+METAGRAPH_BLOCK = Gauge("coremesh_metagraph_block", "Block of the newest metagraph that this process knows")
+
 FOLD_PROBE_S = 1.0
 LAG_PROBE_S = 0.1
 

@@ -12,7 +12,8 @@ import structlog
 
 from coremesh.errors import HistoryUnavailable
 from coremesh.metagraph import Metagraph, Neuron
-from services.querier.metrics import METAGRAPH_AGE_SECONDS, METAGRAPH_BLOCK
+from coremesh.service.metrics import METAGRAPH_BLOCK
+from services.querier.metrics import METAGRAPH_AGE_SECONDS
 
 log = structlog.get_logger(__name__)
 

@@ -6,7 +6,6 @@ from prometheus_client import Counter, Gauge
 
 CHAIN_BLOCK = Gauge("coremesh_chain_block", "Newest block seen")
 CHAIN_FAILURES = Counter("coremesh_chain_failures_total", "Chain calls that failed or timed out")
-METAGRAPH_BLOCK = Gauge("coremesh_metagraph_block", "Block of the newest metagraph published")
 AGE_BLOCKS = Gauge("coremesh_weights_age_blocks", "Blocks since the chain last saw weights of ours")
 DUE = Gauge("coremesh_weights_due", "1 while weights are due and not yet on the chain")
 HELD = Gauge("coremesh_weights_held", "1 while the gate holds a submission, by reason", ["reason"])

@@ -8,9 +8,9 @@ import structlog
 
 from coremesh.history import History, Lease
 from coremesh.metagraph import Metagraph, difference
+from coremesh.service.metrics import METAGRAPH_BLOCK
 from coremesh.settings import ChainSettings
 from services.weights.chain import Chain, Tick
-from services.weights.metrics import METAGRAPH_BLOCK
 
 log = structlog.get_logger(__name__)
 
