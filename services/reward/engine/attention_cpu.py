@@ -25,12 +25,16 @@ def heads_product(a: torch.Tensor, b: torch.Tensor, *, transposed: bool) -> torc
 
     `b` must have contiguous heads.
     """
+    found = each_head(a, b, transposed=transposed)
+    return found if isinstance(found, torch.Tensor) else torch.stack(found)
+
+
+def each_head(a: torch.Tensor, b: torch.Tensor, *, transposed: bool) -> torch.Tensor | list[torch.Tensor]:
+    """The same product as one tensor or head by head, whichever comes cheaper."""
     n = b.shape[1] if transposed else b.shape[2]
     if a.shape[1] * n * a.shape[2] < LARGE or a.dtype != torch.float32 or not onednn_works():
         return torch.bmm(a, b.transpose(1, 2) if transposed else b)
-    return torch.stack(
-        [product(x, y if transposed else y.t()) for x, y in zip(a.unbind(0), b.unbind(0), strict=True)]
-    )
+    return [product(x, y if transposed else y.t()) for x, y in zip(a.unbind(0), b.unbind(0), strict=True)]
 
 
 def head_major(x: torch.Tensor) -> torch.Tensor:

@@ -13,9 +13,6 @@ from services.reward.engine.budget import TokenBudget
 from services.reward.engine.decoder import KeyValue, PackedDecoder
 from services.reward.engine.plan import Ids, chunks
 
-# A CPU core is saturated by a few hundred tokens a call; more only leave the cache.
-CPU_CHUNK = 768
-
 
 class Backend(Protocol):
     """Scores groups of token sequences; those of one group are likely to start alike."""
@@ -51,10 +48,6 @@ class Distinct:
         return np.stack([found[number] for number in self.index])
 
 
-def _chunk_of(tokens: int, device: torch.device) -> int:
-    return min(tokens, CPU_CHUNK) if device.type == "cpu" else tokens
-
-
 class DecoderBackend:
     """A packed decoder. `read_at` says where in a sequence its score is read; what follows is not computed."""
 
@@ -72,7 +65,7 @@ class DecoderBackend:
             left = [[(i, distinct.sequences[i]) for i in g if i not in found] for g in distinct.groups]
             carried: list[KeyValue] | None = None
             waiting: list[tuple[list[int], torch.Tensor]] = []
-            for chunk in chunks([group for group in left if group], _chunk_of(tokens, device)):
+            for chunk in chunks([group for group in left if group], tokens):
                 scores, carried = self.model.forward(chunk, carried)
                 waiting.append((chunk.which, scores))
                 # Results are fetched late: a copy from the device would wait for it.
@@ -101,7 +94,7 @@ class EncoderBackend:
             left = [i for i in range(len(distinct.sequences)) if i not in found]
             left.sort(key=lambda i: -len(distinct.sequences[i]))
             waiting: list[tuple[list[int], torch.Tensor]] = []
-            for batch in _packed(left, distinct.sequences, _chunk_of(tokens, device)):
+            for batch in _packed(left, distinct.sequences, tokens):
                 waiting.append((batch, self._run([distinct.sequences[i] for i in batch])))
                 if device.type == "cpu" or len(waiting) > 8:
                     _collect(waiting, found)

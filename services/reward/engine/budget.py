@@ -12,27 +12,31 @@ from services.reward.engine.errors import ModelError
 T = TypeVar("T")
 
 SMALLEST = 16
+# A CPU core is saturated by a few hundred tokens a call; more than this only leave its caches.
+MOST_ON_CPU = 2048
+
+_CPU_TEXTS = ("can't allocate memory", "could not create a primitive", "could not execute a primitive")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """True for what torch raises when a device (or the machine) has no memory left."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    # The CPU allocator has no exception type of its own, only this text.
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    # The CPU allocator and oneDNN have no exception types of their own, only these texts.
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _CPU_TEXTS)
 
 
 class TokenBudget:
-    """The token budget of one model: `tokens` a call, halved for good whenever memory runs out.
+    """The token budget of one model: `tokens` a call (at most 2,048 on the CPU), halved whenever memory runs out.
 
     `oom_halvings` counts the halvings. A budget that would fall below 16 tokens is a `ModelError`: the
     model itself does not fit.
     """
 
-    def __init__(self, tokens: int) -> None:
+    def __init__(self, tokens: int, device: str = "") -> None:
         if tokens < SMALLEST:
             raise ValueError(f"a token budget is at least {SMALLEST}, not {tokens}")
-        self.tokens = tokens
+        self.tokens = min(tokens, MOST_ON_CPU) if device == "cpu" else tokens
         self.oom_halvings = 0
 
     def run(self, work: Callable[[int], T]) -> T:

@@ -39,7 +39,7 @@ class Classifier:
         identity: str,
         labels: tuple[str, ...],
         label: int,
-        token_budget: int,
+        budget: TokenBudget,
     ) -> None:
         self.backend = backend
         self.kind = kind
@@ -48,7 +48,7 @@ class Classifier:
         self.identity = identity
         self.labels = labels
         self.label = label
-        self.budget = TokenBudget(token_budget)
+        self.budget = budget
 
     @property
     def tokenizer(self) -> Any:
@@ -152,7 +152,7 @@ def load_classifier(
         identity=identity_of(path),
         labels=names,
         label=column,
-        token_budget=token_budget,
+        budget=TokenBudget(token_budget, device),
     )
 
 
@@ -190,7 +190,7 @@ def load_value_head(
         identity=identity_of(path, head_path),
         labels=("value",),
         label=0,
-        token_budget=token_budget,
+        budget=TokenBudget(token_budget, device),
     )
 
 

@@ -32,7 +32,7 @@ class Encoder:
         tokens: Tokens,
         identity: str,
         dim: int,
-        token_budget: int,
+        budget: TokenBudget,
     ) -> None:
         self.backend = backend
         self.kind = kind
@@ -40,7 +40,7 @@ class Encoder:
         self.tokens = tokens
         self.identity = identity
         self.dim = dim
-        self.budget = TokenBudget(token_budget)
+        self.budget = budget
 
     @property
     def tokenizer(self) -> Any:
@@ -88,7 +88,7 @@ def load_encoder(
         tokens=Tokens(tokenizer, limit),
         identity=identity_of(path, pooling),
         dim=config.get_text_config().hidden_size,
-        token_budget=token_budget,
+        budget=TokenBudget(token_budget, device),
     )
 
 

@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from services.reward.engine.errors import ModelError
+from services.reward.engine.memory import keep_freed_memory
 
 # Some configurations say 1e30 for "no limit"; nothing the engine serves needs more than this.
 MOST_TOKENS = 32_768
@@ -66,7 +67,8 @@ def open_model(
             use_safetensors=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    # Whatever goes wrong inside (safetensors has an error of its own, for one), this model cannot be used.
+    except Exception as error:
         raise ModelError(
             "model_incompatible", f"The model at {path} cannot be loaded: {error}", "Choose another model."
         ) from error
@@ -77,6 +79,8 @@ def open_model(
             f"The model at {path} lacks weights that {type(model).__name__} needs: {', '.join(lacking[:5])}.",
             "Choose a model that was trained for this use.",
         )
+    if device == "cpu":
+        keep_freed_memory()
     return model.eval().requires_grad_(False).to(device)
 
 

@@ -13,6 +13,9 @@ import transformers as tf
 from services.reward.engine import Classifier, load_classifier
 from tests.unit.reward_engine import models
 
+# Tiny models on a shared machine: more threads only wait for each other.
+torch.set_num_threads(1)
+
 ALL = {**models.DECODERS, **models.ENCODERS, **models.OTHERS}
 
 

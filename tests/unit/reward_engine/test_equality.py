@@ -57,7 +57,7 @@ def test_special_cases(name: str, classifier: Load, plain: Plain) -> None:
 
 
 @pytest.mark.parametrize("name", ["qwen3", "gpt_neox", "gptj", "llama", "bert", "roberta", "deberta-v3"])
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(drawn=_groups)
 def test_any_groups(name: str, drawn: list[tuple[str, list[str]]], classifier: Load, plain: Plain) -> None:
     groups = [Group(p or "q", tuple(c)) for p, c in drawn]

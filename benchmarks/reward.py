@@ -1,0 +1,143 @@
+"""The reward engine against the original's algorithm and the plain ways: `python -m benchmarks.reward`.
+
+One thread, fp32, CPU time (the machine may be shared), medians of rounds in which the variants alternate, each on
+the same texts. One JSON object a line on standard output, nothing else there. A variant whose cost does not depend
+on the text (the original pads everything) or which is slow runs on an evenly spaced sample of them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+
+from benchmarks import reward_data as data
+from benchmarks.reward_ideal import ideal_seconds
+from benchmarks.reward_infinity import Infinity
+from benchmarks.reward_original import LONGEST, SHIFT, Plain, difference
+from services.reward.engine import Classifier, Group, load_classifier
+
+ROUNDS = 3
+# Prompts for K completions: as many as fit in the time.
+PROMPTS = {10: 16, 50: 4}
+ORIGINAL, NAIVE = 8, 50
+
+Run = Callable[[], int]
+
+
+def emit(metric: str, value: float, unit: str, baseline: float | None, ratio: float | None) -> None:
+    row = {"metric": f"reward.{metric}", "value": value, "unit": unit, "baseline": baseline, "ratio": ratio}
+    print(json.dumps({k: round(v, 9) if isinstance(v, float) else v for k, v in row.items()}), flush=True)
+
+
+def note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def rates(variants: dict[str, Run]) -> dict[str, float]:
+    """Completions a CPU-second of each variant: the median of alternating rounds, after one short warm-up."""
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    counts: dict[str, int] = {}
+    for number in range(ROUNDS):
+        for name, run in variants.items():
+            started = time.process_time()
+            counts[name] = run()
+            seconds[name].append(time.process_time() - started)
+            note(f"  round {number + 1} {name}: {counts[name] / seconds[name][-1]:.2f} completions/s")
+    return {name: counts[name] / statistics.median(taken) for name, taken in seconds.items()}
+
+
+def sample(items: Sequence[str], n: int) -> list[str]:
+    """About `n` of the items, evenly spaced in the order of their lengths."""
+    return sorted(items, key=len)[(len(items) // n) // 2 :: max(1, len(items) // n)]
+
+
+def against(name: str, baseline: str, found: dict[str, float]) -> None:
+    emit(name, found["engine"], "completions/s", found[baseline], found["engine"] / found[baseline])
+
+
+def decoder_difference(path: Path, errors: list[float]) -> None:
+    engine, plain = load_classifier(path, max_tokens=LONGEST), Plain(path)
+    for k, prompts in PROMPTS.items():
+        groups = [Group(p, c) for p, c in data.groups(prompts, k, seed=k)]
+        pairs = [(g.prompt + c, c) for g in groups for c in g.completions]
+        alone = dict(pairs)
+        few, some = sample(list(alone), ORIGINAL), sample(list(alone), NAIVE)
+        scores = dict(zip(alone, np.concatenate(engine.score_difference(groups, SHIFT)), strict=True))
+        reference = difference(plain.one_by_one(few), plain.one_by_one([alone[b] for b in few]))
+        errors.append(float(np.abs(reference - np.array([scores[b] for b in few])).max()))
+        assert len(alone) == len(pairs)
+
+        def run_engine(groups: list[Group] = groups, n: int = len(pairs)) -> int:
+            engine.score_difference(groups, SHIFT)
+            return n
+
+        def run_original(few: list[str] = few, alone: dict[str, str] = alone) -> int:
+            difference(plain.original(few), plain.original([alone[b] for b in few]))
+            return len(few)
+
+        def run_naive(some: list[str] = some, alone: dict[str, str] = alone) -> int:
+            difference(plain.one_by_one(some), plain.one_by_one([alone[b] for b in some]))
+            return len(some)
+
+        found = rates({"engine": run_engine, "original": run_original, "naive": run_naive})
+        against(f"decoder_diff_vs_original.k{k}", "original", found)
+        against(f"decoder_diff_vs_naive.k{k}", "naive", found)
+        if k == 50:
+            ideal = len(pairs) / ideal_seconds(plain.model, engine, groups)
+            emit(
+                "decoder_diff_of_ideal.k50", found["engine"], "completions/s", ideal, found["engine"] / ideal
+            )
+
+
+def encoder(name: str, path: Path, errors: list[float], infinity: Infinity | None) -> None:
+    engine, plain = load_classifier(path, max_tokens=LONGEST), Plain(path)
+    groups = [Group(p, c) for p, c in data.groups(PROMPTS[10], 10, seed=1)]
+    texts = [g.prompt + c for g in groups for c in g.completions]
+    few = sample(texts, ORIGINAL)
+    errors.append(float(np.abs(engine.score_texts(few) - plain.one_by_one(few)).max()))
+    variants: dict[str, Run] = {
+        "engine": lambda: _count(engine, groups),
+        "original": lambda: len(plain.original(few)),
+    }
+    found = rates(variants)
+    against(f"{name}_vs_original", "original", found)
+    if name == "bert":
+        theirs = infinity.rate(path, [(g.prompt, list(g.completions)) for g in groups]) if infinity else None
+        ratio = found["engine"] / theirs if theirs else None
+        emit("bert_vs_infinity", found["engine"], "completions/s", theirs, ratio)
+
+
+def _count(engine: Classifier, groups: list[Group]) -> int:
+    return sum(map(len, engine.score(groups)))
+
+
+def main() -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    torch.set_num_threads(1)
+    logging.disable(logging.WARNING)
+    transformers.utils.logging.disable_progress_bar()
+    errors: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        note("decoder 6x512, difference mode")
+        decoder_difference(data.saved(data.decoder(), root / "decoder", framed=False), errors)
+        note("BERT 6x512")
+        encoder("bert", data.saved(data.bert(), root / "bert", framed=True), errors, Infinity.find())
+        note("DeBERTa 6x512")
+        encoder("deberta", data.saved(data.deberta(), root / "deberta", framed=True), errors, None)
+    emit("max_abs_error", max(errors), "logits", 1e-5, 1e-5 / max(max(errors), 1e-12))
+
+
+if __name__ == "__main__":
+    main()
