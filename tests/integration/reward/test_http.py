@@ -22,7 +22,7 @@ GOOD = (
 )
 OFF_TOPIC = "For a good risotto, keep stirring and add the hot stock one ladle at a time."
 PARTS = {"relevance"}
-MASKS = {"blacklist", "diversity", "length"}
+MASKS = {"blacklist", "task_validator", "diversity", "length"}
 
 
 async def test_scores_what_answers_the_question_above_what_does_not():
@@ -45,11 +45,20 @@ async def test_scores_what_answers_the_question_above_what_does_not():
     assert stack == {
         "version": stack["version"],
         "functions": {"relevance": 1.0},
-        "masks": ["blacklist", "diversity", "length"],
+        "masks": ["blacklist", "task_validator", "diversity", "length"],
         "models": {"relevance": stack["models"]["relevance"], "mask:diversity": stack["models"]["relevance"]},
         "stats_version": 0,
         "safety": False,
     }
+
+
+async def test_who_is_asked_for_a_question_must_ask_one():
+    prompt = "Write one specific question about a field of your choice, without its answer."
+    asked, evasive = QUESTION, "This is an interesting question about which opinions differ."
+    async with serving(settings()) as client:
+        body = (await client.post("/reward", json=ask(prompt, [asked, evasive], kind="question"))).json()
+    assert body["rewards"][0] > body["rewards"][1] == 0.0
+    assert body["raw"]["relevance"][1] > body["raw"]["relevance"][0]
 
 
 async def test_a_book_does_not_keep_the_others_from_being_scored():
