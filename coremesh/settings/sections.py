@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from ipaddress import ip_network
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -169,6 +170,10 @@ class QuerierSettings(Section):
         "btauth", description="how miners are spoken to"
     )
     allow_loopback: bool = Field(False, description="ask miners on 127.0.0.0/8: for the devnet only")
+    allow_networks: tuple[str, ...] = Field(
+        (),
+        description="JSON list of networks whose miners are asked though not public: for a devnet in containers",
+    )
     inference_topk: int = Field(10, ge=1, le=4096, description="miners asked for a user's prompt")
     inference_timeout_s: float = Field(
         10.0, gt=0, le=120, description="seconds that miners get for a user's prompt"
@@ -205,6 +210,13 @@ class QuerierSettings(Section):
     max_metagraph_age_s: float = Field(
         3600.0, gt=0, description="age of the metagraph beyond which the service is not ready"
     )
+
+    @field_validator("allow_networks")
+    @classmethod
+    def _networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        for network in networks:
+            ip_network(network)  # raises ValueError, which says what is wrong with it
+        return networks
 
 
 class TrainerSettings(Section):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import signal
+import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -90,6 +91,11 @@ def _options(argv: Sequence[str]) -> Options:
         metavar="N",
         help="hosts are 127.N.x.10: a second devnet takes another N",
     )
+    parser.add_argument(
+        "--host",
+        default="",
+        help="one address for all, told apart by port, instead of a street: an IPv4 address or a name that has one",
+    )
     parser.add_argument("--only", default="", metavar="NAME,NAME", help="run only these residents")
     parser.add_argument("--no-serve", action="store_true", help="publish no axons on the chain")
     parser.add_argument("--seed", type=int, default=0, help="of latencies, failures and choices of words")
@@ -101,11 +107,25 @@ def _options(argv: Sequence[str]) -> Options:
         wallets=given.wallets,
         network=given.network,
         netuid=given.netuid,
-        residents=tuple(_moved(one, given.street) for one in _chosen(given.only)),
+        residents=_placed(_chosen(given.only), given.street, given.host),
         serve=not given.no_serve,
         seed=given.seed,
         chain_deadline_s=given.chain_deadline,
     )
+
+
+def _placed(residents: tuple[Resident, ...], street: int, host: str) -> tuple[Resident, ...]:
+    """The residents where they listen. Raises BadSetting for a street or a host that there is not."""
+    if not host:
+        return tuple(_moved(one, street) for one in residents)
+    try:
+        address = socket.gethostbyname(host)
+    except OSError:
+        raise BadSetting(
+            f"--host {host}: neither an IPv4 address nor a name that has one",
+            remedy="Leave it out for a street of addresses on 127.0.0.0/8.",
+        ) from None
+    return tuple(replace(one, host=address) for one in residents)
 
 
 def _moved(resident: Resident, street: int) -> Resident:

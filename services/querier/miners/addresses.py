@@ -8,6 +8,7 @@ has no need of them. IPv4-mapped addresses are taken as the IPv4 address that th
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable
 from functools import lru_cache
 
 _LOOPBACK = ipaddress.ip_network("127.0.0.0/8")
@@ -46,9 +47,20 @@ _BLOCKED_V6 = tuple(
 )
 
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def parse_networks(texts: Iterable[str]) -> tuple[Network, ...]:
+    """The networks that ``texts`` name, such as ``172.16.0.0/12``. Raises ValueError for one that is none."""
+    return tuple(ipaddress.ip_network(text) for text in texts)
+
+
 @lru_cache(maxsize=16_384)
-def refusal(host: str, allow_loopback: bool) -> str:
-    """Why ``host`` may not be spoken to, or an empty string when it may. Names are refused: only addresses pass."""
+def refusal(host: str, allow_loopback: bool, networks: tuple[Network, ...] = ()) -> str:
+    """Why ``host`` may not be spoken to, or an empty string when it may. Names are refused: only addresses pass.
+
+    An address in one of ``networks`` passes wherever it leads: an operator has named it.
+    """
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -57,10 +69,14 @@ def refusal(host: str, allow_loopback: bool) -> str:
         if address.scope_id is not None:
             return "a scoped address"
         if address.ipv4_mapped is None:
+            if any(address in net for net in networks):
+                return ""
             if address not in _GLOBAL_V6:
                 return "not global unicast"
             return "special-purpose address" if any(address in net for net in _BLOCKED_V6) else ""
         address = address.ipv4_mapped
     if allow_loopback and address in _LOOPBACK:
+        return ""
+    if any(address in net for net in networks):
         return ""
     return "special-purpose address" if any(address in net for net in _BLOCKED_V4) else ""

@@ -120,7 +120,11 @@ class Connection(asyncio.BufferedProtocol):
 
     def _judge(self, transport: asyncio.Transport) -> tuple[Status, str] | None:
         peer = transport.get_extra_info("peername")
-        reason = refusal(str(peer[0]), self._limits.allow_loopback) if peer else "unknown peer"
+        reason = (
+            refusal(str(peer[0]), self._limits.allow_loopback, self._limits.networks)
+            if peer
+            else "unknown peer"
+        )
         if reason:
             return Status.BLOCKED_ADDRESS, reason
         tls = self.target.tls

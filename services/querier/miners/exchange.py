@@ -121,7 +121,7 @@ class Exchange:
         context, target = self._context, self.target
         if target.hotkey == context.own_hotkey:
             self._finish(Status.BLOCKED_ADDRESS, "our own hotkey")
-        elif reason := refusal(target.host, context.limits.allow_loopback):
+        elif reason := refusal(target.host, context.limits.allow_loopback, context.limits.networks):
             self._finish(Status.BLOCKED_ADDRESS, reason)
         elif not 0 < target.port < 65536:
             self._finish(Status.BLOCKED_ADDRESS, "not a port")

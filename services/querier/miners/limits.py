@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import msgspec
 
+from services.querier.miners.addresses import Network
+
 
 @dataclass(frozen=True, slots=True)
 class Tls:
@@ -31,6 +33,8 @@ class MinerLimits:
 
     allow_loopback: bool = False
     """Ask miners on 127.0.0.0/8: for a devnet only."""
+    networks: tuple[Network, ...] = ()
+    """Ask miners in these networks, public or not: for a devnet whose miners are containers."""
     max_body_bytes: int = 1024 * 1024
     max_header_bytes: int = 16 * 1024
     """Status line, headers and trailers together, interim (1xx) responses included."""
