@@ -15,17 +15,18 @@ is lost when the basis changes, and memory is bounded.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from hashlib import blake2b
 
 import numpy as np
 import torch
 
 from services.gating.basis import MAX_COMPONENTS, Basis, constant_basis, fit_basis
+from services.gating.early import EarlyPrompts
 from services.gating.pack import HeadFormat, pack, unpack
 from services.gating.rows import RowIndex, grown
 from services.gating.targets import Targets, successes
 
 _REFIT_EVERY = 32
+_REFIT_SWEEPS = 5
 _EARLY_SWEEPS = (10, 20, 30, 40)
 _SWEEP_FLOPS = 1.2e7
 _DEGREES = 2.0
@@ -62,16 +63,17 @@ class BayesHead:
         self.options = options or BayesOptions()
         self.observations = 0
         self.basis: Basis = constant_basis(dim)
-        self.settled = False
+        self._early: EarlyPrompts | None = EarlyPrompts(dim, self.options.basis_prompts)
         self._index = RowIndex(self.options.capacity)
         self._targets = Targets()
         self._noise = _FIRST_NOISE
-        self._prompts: dict[bytes, int] = {}
-        self._embeddings = np.zeros((0, dim), dtype=np.float32)
-        self._counts = np.zeros((0, self.options.basis_prompts), dtype=np.float32)
-        self._sums = np.zeros((0, self.options.basis_prompts), dtype=np.float32)
         self._cursor = 0
         self._reset_prior()
+
+    @property
+    def settled(self) -> bool:
+        """Whether the basis is fixed."""
+        return self._early is None
 
     # -- learning
 
@@ -90,8 +92,7 @@ class BayesHead:
         x = self.basis.features(embedding[None])[0]
         level = self._level(x, hotkeys, successes(rewards, ok))
         target = self._targets(rewards, successes(rewards, ok), level)
-        if target is not None:
-            told = np.isfinite(target)
+        if target is not None and (told := np.isfinite(target)).any():
             self._learn(x, hotkeys[told], target[told], prompt)
         if self.observations % self.options.sweep_every == 0 or self.observations in _EARLY_SWEEPS:
             self.sweep()
@@ -119,9 +120,8 @@ class BayesHead:
         self._moment[rows] += target[:, None] * x
         self._seen[rows] += 1.0
         self._since[rows] += 1.0
-        if prompt >= 0:
-            self._counts[rows, prompt] += 1.0
-            self._sums[rows, prompt] += target
+        if self._early is not None:
+            self._early.add(rows, prompt, target)
         surprise = float(np.mean(np.square(error) / variance)) - 1.0
         self._noise *= float(np.exp(_NOISE_RATE * np.clip(surprise, -1.0, 1.0)))
         self._noise = float(np.clip(self._noise, *_NOISE_RANGE))
@@ -137,9 +137,8 @@ class BayesHead:
         used = self._index.used
         for name in ("_mean", "_cov", "_gram", "_moment", "_seen", "_since", "_grip"):
             setattr(self, name, grown(getattr(self, name), used))
-        if not self.settled:
-            self._counts = grown(self._counts, used)
-            self._sums = grown(self._sums, used)
+        if self._early is not None:
+            self._early.grow(used)
 
     def _clear(self, rows: np.ndarray) -> None:
         """Back to the prior."""
@@ -148,51 +147,35 @@ class BayesHead:
         for array in (self._gram, self._moment, self._seen, self._since):
             array[rows] = 0.0
         self._grip[rows] = 1.0
-        if not self.settled:
-            self._counts[rows] = 0.0
-            self._sums[rows] = 0.0
+        if self._early is not None:
+            self._early.clear(rows)
 
     # -- the basis
 
     def _remember(self, embedding: np.ndarray) -> int:
-        """The prompt's column while the basis is still open, -1 afterwards."""
-        if self.settled:
+        """The prompt's column while the basis is still open, -1 afterwards; a new prompt may bring a new basis."""
+        if self._early is None:
             return -1
-        stored = np.ascontiguousarray(embedding, dtype="<f4")
-        key = blake2b(stored.tobytes(), digest_size=16).digest()
-        column = self._prompts.get(key)
-        if column is None:
-            column = len(self._prompts)
-            self._prompts[key] = column
-            self._embeddings = grown(self._embeddings, column + 1)
-            self._embeddings[column] = stored
-            count = column + 1
-            if count >= self.options.basis_prompts or count % _REFIT_EVERY == 0:
-                self._refit(count)
-        return -1 if self.settled else column
+        column, new = self._early.column(embedding)
+        full = len(self._early) >= self._early.limit
+        if new and (full or len(self._early) % _REFIT_EVERY == 0):
+            self._refit(self._early)
+        if new and full:
+            self._early = None
+        return column
 
-    def _refit(self, count: int) -> None:
-        """A basis from the first ``count`` prompts, and all that was learnt, told again in its features."""
-        self.basis = fit_basis(self._embeddings[:count], most=self.options.max_components)
-        x = self.basis.fitted_features(self._embeddings[:count])
-        used, p = self._index.used, self.basis.size
-        counts, sums = self._counts[:used, :count].astype(float), self._sums[:used, :count].astype(float)
-        products = (x[:, :, None] * x[:, None, :]).reshape(count, p * p)
+    def _refit(self, early: EarlyPrompts) -> None:
+        """A basis from the prompts so far, and all that was learnt, told again in its features."""
+        self.basis = fit_basis(early.embeddings, most=self.options.max_components)
+        used = self._index.used
         self._reset_prior()
         self._grow()
-        self._gram[:used] = (counts @ products).reshape(used, p, p)
-        self._moment[:used] = sums @ x
-        self._seen[:used] = counts.sum(axis=1)
+        features = self.basis.fitted_features(early.embeddings)
+        self._gram[:used], self._moment[:used], self._seen[:used] = early.evidence(features, used)
         self._grip[:used] = 1.0
         self._posterior(np.arange(used))
-        for _ in range(5):
+        for _ in range(_REFIT_SWEEPS):
             self.sweep()
-        if count >= self.options.basis_prompts:
-            self.settled = True
-            self._prompts = {}
-            self._embeddings = np.zeros((0, self.dim), dtype=np.float32)
-            self._counts = np.zeros((0, 0), dtype=np.float32)
-            self._sums = np.zeros((0, 0), dtype=np.float32)
 
     def _reset_prior(self) -> None:
         p = self.basis.size
@@ -323,13 +306,11 @@ class BayesHead:
         """The whole state; from_bytes gives a head that goes on bit for bit as this one."""
         used, p = self._index.used, self.basis.size
         upper = np.triu_indices(p)
-        columns = len(self._prompts)
         meta = {
             "dim": self.dim,
             "encoder": self.encoder,
             "options": asdict(self.options),
             "observations": self.observations,
-            "settled": self.settled,
             "noise": self._noise,
             "cursor": self._cursor,
             "targets": [self._targets.variance, self._targets.steps],
@@ -347,9 +328,7 @@ class BayesHead:
             "seen": self._seen[:used],
             "since": self._since[:used],
             "grip": self._grip[:used],
-            "embeddings": self._embeddings[:columns],
-            "counts": self._counts[:used, :columns] if columns else np.zeros((0, 0), dtype=np.float32),
-            "sums": self._sums[:used, :columns] if columns else np.zeros((0, 0), dtype=np.float32),
+            **(self._early.arrays(used) if self._early is not None else {}),
             **self._index.arrays(),
         }
         return pack(self.rule, meta, arrays)
@@ -360,7 +339,7 @@ class BayesHead:
         meta, arrays = unpack(data, cls.rule)
         try:
             head = cls(meta["dim"], meta["encoder"], BayesOptions(**meta["options"]))
-            head.observations, head.settled = meta["observations"], meta["settled"]
+            head.observations = meta["observations"]
             head._noise, head._cursor = meta["noise"], meta["cursor"]
             head._targets = Targets(meta["targets"][0], meta["targets"][1])
             head.basis = Basis(arrays["basis_mean"], arrays["basis_projection"], arrays["basis_shrinkage"])
@@ -373,17 +352,8 @@ class BayesHead:
             head._since, head._grip = arrays["since"], arrays["grip"]
             if head._mean.shape != (used, p) or head.basis.mean.shape != (head.dim,):
                 raise HeadFormat("the arrays of the gating state do not fit together")
-            if not head.settled:
-                head._embeddings = arrays["embeddings"]
-                columns = head._embeddings.shape[0]
-                head._prompts = {
-                    blake2b(row.tobytes(), digest_size=16).digest(): at
-                    for at, row in enumerate(head._embeddings)
-                }
-                for name in ("counts", "sums"):
-                    whole = np.zeros((used, head.options.basis_prompts), dtype=np.float32)
-                    whole[:, :columns] = arrays[name]
-                    setattr(head, f"_{name}", whole)
+            settled = "early_counts" not in arrays
+            head._early = None if settled else EarlyPrompts.from_arrays(arrays, head.options.basis_prompts)
         except (KeyError, TypeError, IndexError) as error:
             raise HeadFormat(f"the gating state lacks something: {error}") from error
         return head
