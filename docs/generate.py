@@ -1,0 +1,309 @@
+"""Write the pages that follow from the code: ``python docs/generate.py``; ``--check`` only says what is stale.
+
+settings.md from coremesh.settings, cli.md from the commands' own help, api.md and metrics.md from the running code of
+each service (see describe.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import intros
+import typer.main
+from pydantic import SecretStr
+
+from coremesh.cli.main import app
+from coremesh.settings import ALL_SECTIONS
+
+HERE = Path(__file__).parent
+SERVICES = ("querier", "trainer", "gating", "reward", "weights", "miner")
+COMMON = ("/healthz", "/readyz", "/metrics")
+NOTE = "<!-- Written by docs/generate.py from the code: change the code, not this page. -->"
+Json = dict[str, Any]
+
+
+def cell(text: str) -> str:
+    """Text that does not end a table's cell."""
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
+    """A Markdown table, its cells as they are."""
+    head = list(head)
+    yield "| " + " | ".join(head) + " |"
+    yield "|" + "---|" * len(head)
+    for row in rows:
+        yield "| " + " | ".join(row) + " |"
+
+
+def kind(schema: Json) -> str:
+    """A JSON schema in a few words."""
+    if "$ref" in schema:
+        name = schema["$ref"].rsplit("/", 1)[-1]
+        return f"[{name}](#{name.lower()})"
+    if "anyOf" in schema or "oneOf" in schema:
+        return " or ".join(dict.fromkeys(kind(one) for one in schema.get("anyOf") or schema["oneOf"]))
+    if "const" in schema:
+        return f"`{json.dumps(schema['const'])}`"
+    if "enum" in schema:
+        return ", ".join(f"`{one}`" for one in schema["enum"])
+    name = schema.get("type", "anything")
+    if name == "array":
+        return f"list of {kind(schema.get('items', {}))}" + bounds(schema)
+    if name == "object" and isinstance(schema.get("additionalProperties"), dict):
+        return f"map to {kind(schema['additionalProperties'])}"
+    if schema.get("format") == "password":
+        name = "secret"
+    if schema.get("format") == "path":
+        name = "path"
+    return {"null": "none", "boolean": "true or false"}.get(name, name) + bounds(schema)
+
+
+def bounds(schema: Json) -> str:
+    """What a schema demands of a value's size."""
+    said = [
+        text.format(schema[key])
+        for key, text in (
+            ("minimum", "≥ {}"),
+            ("exclusiveMinimum", "> {}"),
+            ("maximum", "≤ {}"),
+            ("exclusiveMaximum", "< {}"),
+            ("minLength", "at least {} characters"),
+            ("maxLength", "at most {} characters"),
+            ("minItems", "at least {}"),
+            ("maxItems", "at most {}"),
+        )
+        if key in schema
+    ]
+    return f" ({', '.join(said)})" if said else ""
+
+
+def settings_page() -> str:
+    """Every setting."""
+    lines = [
+        "# Settings",
+        NOTE,
+        "",
+        intros.SETTINGS.strip(),
+        "",
+    ]
+    for cls in ALL_SECTIONS:
+        properties = cls.model_json_schema()["properties"]
+        lines += [f"## {cls.section}", (cls.__doc__ or "").strip(), ""]
+        rows = [
+            (
+                f"`--{cls.section}.{name}`",
+                f"`COREMESH_{cls.section.upper()}_{name.upper()}`",
+                _default(field.default),
+                cell(kind(properties[name])),
+                cell(field.description or ""),
+            )
+            for name, field in cls.model_fields.items()
+        ]
+        lines += [*table(("flag", "environment", "default", "takes", "meaning"), rows), ""]
+    return _page(lines)
+
+
+def _default(value: Any) -> str:
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()
+    if value is None or value == "":
+        return "none" if value is None else "empty"
+    if isinstance(value, tuple | bool):
+        value = json.dumps(value)
+    return f"`{value}`"
+
+
+def cli_page() -> str:
+    """Every command's own help."""
+    lines = ["# The command line", NOTE, ""]
+    commands = ["", *typer.main.get_command(app).commands]  # type: ignore[attr-defined]
+    wanted = [(f"coremesh {command}".strip(), [_script(), *command.split()]) for command in commands]
+    for command in ("chain", "miners", "faucet", "replace"):
+        wanted.append((f"python -m devnet {command}", [sys.executable, "-m", "devnet", command]))
+    with ThreadPoolExecutor(2) as pool:
+        for part in pool.map(lambda one: _help(*one), wanted):
+            lines += part
+    lines.append(intros.SERVICES.strip())
+    return _page(lines)
+
+
+def _script() -> str:
+    return str(Path(sys.executable).with_name("coremesh"))
+
+
+def _help(title: str, command: list[str]) -> list[str]:
+    # Typer without its boxes, at a fixed width: the same on every machine.
+    environment = os.environ | {"TYPER_USE_RICH": "0", "COLUMNS": "100", "NO_COLOR": "1", "LC_ALL": "C.UTF-8"}
+    environment.pop("COREMESH_CONFIG", None)
+    done = subprocess.run(
+        [*command, "--help"], capture_output=True, text=True, env=environment, check=True, timeout=60
+    )
+    # argparse breaks its usage line differently in each version of Python; the options below say it all.
+    text = re.sub(
+        rf"\Ausage: ({re.escape(title)}) \[-h\].*?\n\n", r"usage: \1 [options]\n\n", done.stdout, flags=re.S
+    )
+    return [f"## {title}", "", "```", *(line.rstrip() for line in text.strip("\n").splitlines()), "```", ""]
+
+
+def describe(services: Iterable[str] = SERVICES) -> dict[str, Json]:
+    """OpenAPI and metrics of each service, from a process of its own."""
+
+    def one(service: str) -> Json:
+        command = [sys.executable, str(HERE / "describe.py"), service]
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("COREMESH_")}
+        done = subprocess.run(
+            command, capture_output=True, text=True, cwd=HERE.parent, env=environment, timeout=110
+        )
+        if done.returncode:
+            raise RuntimeError(f"{service}: {done.stderr[-2000:]}")
+        # What the service logs while it is built comes first.
+        return json.loads(done.stdout.splitlines()[-1])
+
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(services, pool.map(one, services), strict=True))
+
+
+def metrics_page(described: dict[str, Json]) -> str:
+    """Every metric of our own."""
+    by_service = {name: {m["name"]: m for m in one["metrics"]} for name, one in described.items()}
+    common = set.intersection(*(set(metrics) for metrics in by_service.values()))
+    lines = [
+        "# Metrics",
+        NOTE,
+        "",
+        intros.METRICS.strip(),
+        "",
+        "## Every service",
+        "",
+        *_metric_rows(by_service["querier"][name] for name in sorted(common)),
+    ]
+    for service, metrics in by_service.items():
+        own = [metric for name, metric in metrics.items() if name not in common]
+        if service == "trainer" or not own:
+            continue
+        lines += [f"## {'querier and trainer' if service == 'querier' else service}", "", *_metric_rows(own)]
+    return _page(lines)
+
+
+def _metric_rows(metrics: Iterable[Json]) -> list[str]:
+    rows = [
+        (f"`{m['name']}`", m["type"], ", ".join(f"`{one}`" for one in m["labels"]), cell(m["meaning"]))
+        for m in metrics
+    ]
+    return [*table(("name", "type", "labels", "meaning"), rows), ""]
+
+
+def api_page(described: dict[str, Json]) -> str:
+    """Every endpoint, and every shape that one takes or gives."""
+    lines = [
+        "# REST API",
+        NOTE,
+        "",
+        intros.API.strip(),
+        "",
+    ]
+    shapes: dict[str, Json] = {}
+    for service, one in described.items():
+        document = one["openapi"]
+        schemas = dict(document.get("components", {}).get("schemas", {}))
+        rows: list[tuple[str, ...]] = []
+        for path, methods in document["paths"].items():
+            for method, operation in methods.items():
+                if path not in COMMON:
+                    takes, gives = _takes(operation, schemas, path), _gives(operation)
+                    rows.append((method.upper(), f"`{path}`", cell(operation["summary"]), takes, gives))
+        shapes |= schemas
+        lines += [f"## {service}", "", *table(("method", "path", "summary", "takes", "gives"), rows), ""]
+    lines += ["## Shapes", "", "A field without a default has to be there.", ""]
+    for name in sorted(shapes):
+        if not name.endswith("ValidationError"):
+            lines += _shape(name, shapes[name])
+    return _page(lines)
+
+
+def _takes(operation: Json, schemas: dict[str, Json], path: str) -> str:
+    parts = [
+        f"`{one['name']}`: {kind(one['schema'])}, default `{json.dumps(one['schema'].get('default'))}`"
+        for one in operation.get("parameters", ())
+        if one["in"] == "query"
+    ]
+    if "requestBody" in operation:
+        schema = operation["requestBody"]["content"]["application/json"]["schema"]
+        if "$ref" not in schema:
+            # Written into the operation: a shape like any other, with its own beside it.
+            schemas |= schema.get("$defs", {})
+            name = schema.get("title") or path.strip("/").title()
+            schemas[name] = schema
+            schema = {"$ref": name}
+        parts.append(kind(schema))
+    return cell("; ".join(parts))
+
+
+def _gives(operation: Json) -> str:
+    content = operation["responses"]["200"].get("content", {})
+    schema = content.get("application/json", {}).get("schema", {})
+    return cell(kind(schema)) if schema else "JSON" if "application/json" in content else "text"
+
+
+def _shape(name: str, schema: Json) -> list[str]:
+    required = schema.get("required", ())
+    rows = [
+        (
+            f"`{field}`",
+            cell(kind(one)),
+            "" if field in required else f"`{json.dumps(one.get('default'), ensure_ascii=False)}`",
+            cell(one.get("description", "")),
+        )
+        for field, one in schema.get("properties", {}).items()
+    ]
+    said = [schema["description"].replace("``", "`"), ""] if schema.get("description") else []
+    return [f"### {name}", "", *said, *table(("field", "type", "default", "meaning"), rows), ""]
+
+
+def _page(lines: Iterable[str]) -> str:
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def pages() -> dict[str, str]:
+    """Every generated page by file name."""
+    described = describe()
+    return {
+        "settings.md": settings_page(),
+        "cli.md": cli_page(),
+        "metrics.md": metrics_page(described),
+        "api.md": api_page(described),
+    }
+
+
+def main() -> int:
+    """Write or check the pages. Gives the exit code: 1 when ``--check`` found a stale one."""
+    parser = argparse.ArgumentParser(description="Write the generated pages of the documentation.")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit with 1 when a page is stale"
+    )
+    parser.add_argument("--out", type=Path, default=HERE, help="directory to write to")
+    given = parser.parse_args()
+    stale = False
+    for name, text in pages().items():
+        file = given.out / name
+        if file.exists() and file.read_text(encoding="utf-8") == text:
+            continue
+        stale = True
+        if not given.check:
+            file.write_text(text, encoding="utf-8")
+        print(f"{name}: {'stale; run python docs/generate.py' if given.check else 'written'}")
+    return 1 if given.check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.unit.docs.references import DOCS, GENERATED, ROOT, SECTIONS, text
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pages as the code of today gives them."""
+    directory = tmp_path_factory.mktemp("docs")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("COREMESH_")}
+    done = subprocess.run(
+        [sys.executable, str(DOCS / "generate.py"), "--out", str(directory)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr
+    return directory
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("page", GENERATED)
+def test_a_generated_page_is_what_the_code_gives(fresh: Path, page: str) -> None:
+    wanted = (fresh / page).read_text(encoding="utf-8")
+    assert text(page) == wanted, "run: python docs/generate.py"
+
+
+def test_every_setting_has_a_row() -> None:
+    page = text("settings.md")
+    named = [f"| `--{section}.{name}` |" for section, names in SECTIONS.items() for name in names]
+    assert len(named) > 90
+    assert [row for row in named if page.count(row) != 1] == []
+
+
+def test_every_service_and_the_miner_have_their_endpoints() -> None:
+    page = text("api.md")
+    for title, path in (
+        ("querier", "/inference"),
+        ("trainer", "/training"),
+        ("gating", "/score"),
+        ("reward", "/reward"),
+        ("weights", "/weights/preview"),
+        ("miner", "/backward"),
+    ):
+        part = page.split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
+        assert f"`{path}`" in part
