@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 
 from services.reward.engine.errors import ModelError
+from services.reward.engine.memory import give_back
 
 T = TypeVar("T")
 
@@ -56,5 +57,6 @@ class TokenBudget:
                 self.tokens //= 2
                 self.oom_halvings += 1
             # Outside the except block: the traceback holds the tensors that filled the memory.
+            give_back()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+import transformers as tf
 
 from services.reward.engine import ModelError, TokenBudget
+from tests.unit.reward_engine import models
 
-# A real shortage: the address space ends 60 MB above what the loaded model uses.
+# A real shortage: the address space ends 220 MB above what the loaded model uses; the model's inner layer is so wide
+# that 16,384 tokens want 512 MB for one matrix.
 SHORTAGE = """
 import json, resource, sys
 import numpy as np
@@ -23,30 +25,32 @@ import torch
 torch.set_num_threads(1)
 engine = load_classifier(Path(sys.argv[1]), token_budget=1 << 16)
 assert engine.budget.tokens == 2048
-engine.budget.tokens = 1 << 16
-texts = [f"{i} the validator asks many miners " * 7 for i in range(1500)]
-engine.score_texts(texts[:300])
+engine.budget.tokens = 1 << 14
+texts = [f"{i} the validator asks many miners " * 7 for i in range(300)]
+engine.score_texts(texts[:20])
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + 60 * 2**20, resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_AS, (used + 220 * 2**20, resource.RLIM_INFINITY))
 found = engine.score_texts(texts)
 resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 halvings = engine.oom_halvings
-wanted = np.concatenate([engine.score_texts([t]) for t in texts[::100]])
-print(json.dumps([halvings, engine.budget.tokens, float(abs(found[::100] - wanted).max())]))
+wanted = np.concatenate([engine.score_texts([t]) for t in texts[::30]])
+print(json.dumps([halvings, engine.budget.tokens, float(abs(found[::30] - wanted).max())]))
 """
 
 
-def test_a_real_shortage(model_path: Callable[[str], Path]) -> None:
+def test_a_real_shortage(tmp_path: Path) -> None:
+    sizes = {**models.SIZES, "num_hidden_layers": 2, "intermediate_size": 8192, "num_key_value_heads": 4}
+    config = tf.LlamaConfig(**sizes)
+    path = models.saved(
+        lambda: tf.LlamaForSequenceClassification(config), models.byte_level(), tmp_path / "wide"
+    )
     ran = subprocess.run(
-        [sys.executable, "-c", SHORTAGE, str(model_path("qwen3"))],
-        capture_output=True,
-        text=True,
-        timeout=100,
+        [sys.executable, "-c", SHORTAGE, str(path)], capture_output=True, text=True, timeout=100
     )
     assert ran.returncode == 0, ran.stderr[-2000:]
     halvings, tokens, error = json.loads(ran.stdout.splitlines()[-1])
     assert halvings >= 1
-    assert tokens == (1 << 16) >> halvings
+    assert tokens == (1 << 14) >> halvings
     assert error < 1e-5
 
 
