@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
-import torch
-from fastapi import FastAPI
-from transformers.utils import logging as transformers_logging
+# Before numpy is imported: the small matrices of the head are slower with more threads, and many times so under
+# load; the same state on every machine asks for the same number.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
 
-from coremesh.errors import BadSetting
-from coremesh.modelfiles import resolve_model
-from coremesh.service import Health, Loops, run_service
-from coremesh.settings import ChainSettings, GatingSettings, MeshSettings, RedisSettings, Settings
-from services.gating.app import create_gating_app
-from services.gating.encoder import SentenceEncoder
+import torch  # noqa: E402
+from fastapi import FastAPI  # noqa: E402
+from transformers.utils import logging as transformers_logging  # noqa: E402
+
+from coremesh.errors import BadSetting  # noqa: E402
+from coremesh.modelfiles import resolve_model  # noqa: E402
+from coremesh.service import Health, Loops, run_service  # noqa: E402
+from coremesh.settings import ChainSettings, GatingSettings, MeshSettings, RedisSettings, Settings  # noqa: E402
+from services.gating.app import create_gating_app  # noqa: E402
+from services.gating.encoder import SentenceEncoder  # noqa: E402
 
 PORT = 8081
 

@@ -29,7 +29,7 @@ from coremesh.types import new_event_id
 from services.gating.batching import BatchingEncoder
 from services.gating.encoder import SentenceEncoder
 from services.gating.learning import GatingLearning
-from services.gating.service import GatingService, features
+from services.gating.service import GatingService
 from services.gating.snapshot import RollBook
 
 FOLD = "gating:head"
@@ -108,7 +108,7 @@ def create_gating_app(settings: Settings, encoder: SentenceEncoder, loops: Loops
             last_id=service.last_id,
             steps=service.fold.learnt,
             hotkeys=len(service.fold.head),
-            features=features(service.fold),
+            features=service.fold.head.features,
             leading=runner.status.leading,
             leader=await history.leader(ROLE),
         )

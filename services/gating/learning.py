@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -74,9 +75,13 @@ class GatingLearning:
         return state.to_bytes()
 
     async def apply(self, state: GatingFold, entries: list[Entry]) -> GatingFold:
-        """Fold forwards and metagraph changes, in their order."""
+        """Fold forwards and metagraph changes, in their order. Off the event loop: refitting takes its time."""
         texts = [prompt_text(messages) for entry in entries if (messages := _told(entry))]
-        vectors = iter(await self._encoder.encode(texts)) if texts else iter(())
+        vectors = list(await self._encoder.encode(texts)) if texts else []
+        return await asyncio.to_thread(self._fold, state, entries, vectors)
+
+    def _fold(self, state: GatingFold, entries: list[Entry], embeddings: list[np.ndarray]) -> GatingFold:
+        vectors = iter(embeddings)
         for entry in entries:
             event = entry.event
             if isinstance(event, MetagraphEvent):

@@ -11,7 +11,6 @@ from coremesh.contracts import ScoreRequest, ScoreResponse
 from coremesh.errors import BadMessages, BadRequest, NoMinerAvailable, TooLong
 from coremesh.history.protocol import Checkpoint
 from coremesh.settings import GatingSettings
-from services.gating.bayes import BayesHead
 from services.gating.choose import Choice, choose, sample, uniform
 from services.gating.fold import GatingFold
 from services.gating.learning import Encoder, prompt_text
@@ -115,12 +114,6 @@ class GatingService:
         )
         CHOSEN.labels("best").inc(len(found))
         return found
-
-
-def features(fold: GatingFold) -> int:
-    """How many features of a prompt the head looks at, the constant included."""
-    head = fold.head
-    return head.basis.size if isinstance(head, BayesHead) else head.dim + 1
 
 
 def _text(request: ScoreRequest) -> str:

@@ -21,6 +21,9 @@ log = structlog.get_logger(__name__)
 MASK_PREFIX = "mask:"
 """Marks masks among an event's parts: a reward function and a mask may have the same name."""
 
+JUDGED_CHARS = 32_768
+"""Characters of a completion that are judged."""
+
 RewardKind = Literal["question", "answer", "inference", "forward"]
 
 
@@ -80,9 +83,14 @@ class Judge:
         filter_texts: bool,
         timeout_s: float,
     ) -> Verdict:
-        """Rewards (when ``score``) and safety (when ``filter_texts``) of ``completions``, asked for at once."""
+        """Rewards (when ``score``) and safety (when ``filter_texts``) of ``completions``, asked for at once.
+
+        Of a completion over JUDGED_CHARS only the beginning is judged, so that one miner cannot make the whole
+        request too large to be scored.
+        """
         if not completions:
             return Verdict(rewards=() if score else None, safe=())
+        completions = [completion[:JUDGED_CHARS] for completion in completions]
         degraded: set[str] = set()
         filtering = asyncio.create_task(self.safe(completions)) if filter_texts else None
         try:
@@ -102,7 +110,8 @@ class Judge:
                 filtering.cancel()
         if scored is None:
             return Verdict(rewards=None, safe=safe, degraded=frozenset(degraded))
-        parts = {**scored.raw, **{MASK_PREFIX + name: values for name, values in scored.masks.items()}}
+        masks = {MASK_PREFIX + name: values for name, values in scored.masks.items()}
+        parts = {**scored.raw, **masks, **scored.extra}
         return Verdict(
             rewards=tuple(reward if math.isfinite(reward) else math.nan for reward in scored.rewards),
             safe=safe,

@@ -48,4 +48,6 @@ def test_the_setting_refuses_what_is_no_network(monkeypatch: pytest.MonkeyPatch,
 
 def test_the_miners_refuse_a_host_without_address(capsys: pytest.CaptureFixture[str]) -> None:
     assert miners(["--host", "no-such-host.invalid"]) == 2
-    assert "miners: --host no-such-host.invalid: neither an IPv4 address nor a name" in capsys.readouterr().err
+    assert (
+        "miners: --host no-such-host.invalid: neither an IPv4 address nor a name" in capsys.readouterr().err
+    )
