@@ -146,7 +146,7 @@ def _help(title: str, command: list[str]) -> list[str]:
     environment = os.environ | {"TYPER_USE_RICH": "0", "COLUMNS": "100", "NO_COLOR": "1", "LC_ALL": "C.UTF-8"}
     environment.pop("COREMESH_CONFIG", None)
     done = subprocess.run(
-        [*command, "--help"], capture_output=True, text=True, env=environment, check=True, timeout=60
+        [*command, "--help"], capture_output=True, text=True, env=environment, check=True, timeout=120
     )
     # argparse breaks its usage line differently in each version of Python; the options below say it all.
     text = re.sub(
@@ -162,7 +162,7 @@ def describe(services: Iterable[str] = SERVICES) -> dict[str, Json]:
         command = [sys.executable, str(HERE / "describe.py"), service]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("COREMESH_")}
         done = subprocess.run(
-            command, capture_output=True, text=True, cwd=HERE.parent, env=environment, timeout=110
+            command, capture_output=True, text=True, cwd=HERE.parent, env=environment, timeout=240
         )
         if done.returncode:
             raise RuntimeError(f"{service}: {done.stderr[-2000:]}")
