@@ -7,12 +7,14 @@ import contextlib
 import logging
 import socket
 import time
+from http import HTTPStatus
 from itertools import count
 from typing import Any
 
 import msgspec
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
 
 from devnet.chain import devnet_rpc, rpc, saved
 from devnet.chain.chain import Chain
@@ -27,6 +29,11 @@ MAX_UNSENT = 1_024
 _SAVE_EVERY_S = 1.0
 
 log = logging.getLogger(__name__)
+
+
+def _alive(client: ServerConnection, request: Request) -> Response | None:
+    """Answer a health check; everybody else gets a websocket."""
+    return client.respond(HTTPStatus.OK, "alive\n") if request.path == "/healthz" else None
 
 
 class Connection:
@@ -110,6 +117,7 @@ class Server:
             ping_interval=None,
             close_timeout=1,
             logger=log,
+            process_request=_alive,
         ):
             at = f"{options.host}:{options.port}"
             print(f"chain ready ws://{at} netuid {options.netuid} block {self.chain.number}", flush=True)
