@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: up test lint types imports install clean bench
+.PHONY: up test lint types imports docs install clean \
+	bench bench-fanout bench-reward bench-gating bench-weights bench-mesh
 
 install: $(STAMP)
 
@@ -31,6 +32,28 @@ types: $(STAMP)
 
 imports: $(STAMP)
 	$(BIN)/lint-imports
+
+docs: $(STAMP)
+	$(BIN)/python docs/generate.py
+
+# Each prints one JSON object a line on standard output and takes at most 10 minutes on 2 quiet cores.
+bench: bench-fanout bench-reward bench-gating bench-weights bench-mesh
+
+bench-fanout: $(STAMP)
+	@$(BIN)/python -m benchmarks.fanout
+
+bench-reward: $(STAMP)
+	@$(BIN)/python -m benchmarks.reward
+	@$(BIN)/python -m benchmarks.reward_service
+
+bench-gating: $(STAMP)
+	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.gating
+
+bench-weights: $(STAMP)
+	@$(BIN)/python -m benchmarks.weights
+
+bench-mesh: $(STAMP)
+	@$(BIN)/python -m benchmarks.mesh
 
 clean:
 	rm -rf $(VENV) .devnet build *.egg-info

@@ -31,6 +31,7 @@ class Client:
             "gating": mesh.gating_url,
             "reward": mesh.reward_url,
             "weights": mesh.weights_url,
+            "trainer": mesh.trainer_url,
         }
         self._mesh_token = mesh.token.get_secret_value()
         keys = settings[QuerierSettings].api_keys

@@ -24,7 +24,7 @@ class SpoolFull(Unavailable):
     """The spool is at its bound: Redis has been away for too long."""
 
     code = "spool_full"
-    default_remedy = "Bring Redis back, or raise COREMESH_SPOOL_MAX_EVENTS."
+    default_remedy = "Bring Redis back, or raise COREMESH_QUERIER_SPOOL_MAX_EVENTS."
 
 
 _decoder = msgspec.msgpack.Decoder(Spooled)

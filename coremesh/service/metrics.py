@@ -21,9 +21,7 @@ LOOP_LAG_SECONDS = Histogram(
 )
 FOLD_VERSION = Gauge("coremesh_fold_version", "Version of the newest checkpoint of a fold", ["fold"])
 FOLD_LEADING = Gauge("coremesh_fold_leading", "1 while this instance leads a fold", ["fold"])
-FOLD_GAPS = Gauge(
-    "coremesh_fold_gaps_total", "Times a fold found events trimmed before it saw them", ["fold"]
-)
+FOLD_GAPS = Gauge("coremesh_fold_gaps", "Times a fold found events trimmed before it saw them", ["fold"])
 DEPENDENCY_UP = Gauge("coremesh_dependency_up", "1 while a dependency answers", ["dependency"])
 
 METAGRAPH_BLOCK = Gauge("coremesh_metagraph_block", "Block of the newest metagraph that this process knows")

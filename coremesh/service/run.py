@@ -44,6 +44,9 @@ def run_service(
     """
     try:
         words = list(sys.argv[1:] if argv is None else argv)
+        if {"-h", "--help"} & set(words):
+            print(usage(name, [*sections, HttpSettings, LogSettings]))
+            return 0
         settings = load([*sections, HttpSettings, LogSettings], words, known=ALL_SECTIONS)
         configure_logging(settings[LogSettings], name)
         return _serve(name, factory, settings, port)
@@ -53,6 +56,20 @@ def run_service(
     except CoremeshError as error:
         print(f"{name}: {error.message}. {error.remedy}", file=sys.stderr)
         return EXIT_START_FAILED
+
+
+def usage(name: str, sections: Sequence[type[Section]]) -> str:
+    """The settings that a service takes, as its ``--help`` shows them."""
+    lines = [
+        f"The coremesh service {name}. Settings, as flags (--redis.url=…), COREMESH_REDIS_URL or TOML:",
+        "",
+    ]
+    lines += [
+        f"  --{section.section}.{field_name}  {field.description}"
+        for section in sections
+        for field_name, field in section.model_fields.items()
+    ]
+    return "\n".join([*lines, "", "  --config=FILE  TOML file of settings"])
 
 
 def _serve(name: str, factory: Factory, settings: Settings, default_port: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -182,7 +182,13 @@ class QuerierSettings(Section):
     max_messages: int = Field(64, ge=1, le=1024, description="messages in one prompt")
     max_prompt_chars: int = Field(32_000, ge=100, le=1_000_000, description="characters in one prompt")
     max_body_bytes: int = Field(1024 * 1024, ge=1024, description="bytes of one miner's answer")
-    max_concurrent: int = Field(64, ge=1, le=4096, description="user requests served at once; beyond: 429")
+    max_concurrent: int = Field(
+        64, ge=1, le=4096, description="user requests served at once; beyond: they queue by priority"
+    )
+    queue_length: int = Field(64, ge=0, le=4096, description="user requests that may queue; beyond: 429")
+    queue_wait_s: float = Field(
+        2.0, gt=0, le=60, description="seconds that a user request may queue; beyond: 429"
+    )
     use_reward_model: bool = Field(True, description="choose the completion with the highest reward")
     no_nsfw_filter: bool = Field(False, description="do not judge prompts and completions for safety")
     min_completion_chars: int = Field(
@@ -192,7 +198,35 @@ class QuerierSettings(Section):
     spool: Path = Field(Path("spool"), description="directory where events wait while Redis is away")
     spool_max_events: int = Field(10_000, ge=1, description="events that may wait")
     api_keys: tuple[SecretStr, ...] = Field(
-        (), description="JSON list of keys that callers must send; empty: open"
+        (), description="JSON list of keys that callers must send; empty: open, see require_key"
+    )
+    require_key: bool = Field(
+        False,
+        description="refuse callers without a key or a signature though api_keys is empty: `coremesh keys` makes keys",
+    )
+    key_cache_s: float = Field(
+        60.0,
+        ge=0,
+        le=3600,
+        description="seconds that a key seen before still counts while Redis is away, its limits kept by each replica",
+    )
+    hotkey_callers: Literal["off", "registered", "any"] = Field(
+        "registered", description="whose btauth signatures are taken instead of a key"
+    )
+    hotkey_blacklist: tuple[str, ...] = Field((), description="JSON list of hotkeys that are never served")
+    hotkey_per_minute: int = Field(
+        60, ge=0, le=60_000, description="requests a minute of one hotkey; 0: no limit"
+    )
+    hotkey_concurrent: int = Field(
+        4, ge=0, le=4096, description="requests at once of one hotkey; 0: no limit"
+    )
+    axon_off: bool = Field(False, description="do not publish this querier on the chain")
+    axon_ip: str = Field(
+        "",
+        description="address published on the chain; empty: the one listened on, where others can reach it",
+    )
+    axon_port: int = Field(
+        0, ge=0, le=65535, description="port published on the chain; 0: the one listened on"
     )
     operator_token: SecretStr = Field(
         SecretStr(""), description="token for /forward; empty: loopback callers only"
@@ -218,14 +252,37 @@ class QuerierSettings(Section):
             ip_network(network)  # raises ValueError, which says what is wrong with it
         return networks
 
+    @field_validator("axon_ip")
+    @classmethod
+    def _axon_ip(cls, address: str) -> str:
+        if address and (ip_address(address).is_unspecified or ip_address(address).is_multicast):
+            raise ValueError("nobody can be reached there")
+        return address
+
 
 class TrainerSettings(Section):
     """The training loop."""
 
     section: ClassVar[str] = "trainer"
 
-    source: Literal["network", "bundled", "mixed"] = Field(
-        "mixed", description="questions from the network itself, from the bundled prompts, or both in turn"
+    loop: Literal["original", "follow_up", "context"] = Field(
+        "follow_up",
+        description="question and answer; the same, following up on the last best answer; or a context, its "
+        "summary and four questions on it, each asked of other miners",
+    )
+    source: Literal["network", "bundled", "folder", "hub", "mixed"] = Field(
+        "mixed",
+        description="what a line of questions starts from: a question of the network's own, a bundled one, a "
+        "text of trainer.folder or of trainer.dataset, or all that are set up in turn",
+    )
+    folder: Path | None = Field(
+        None, description="folder of .txt, .md, .jsonl and .parquet files (the last need pyarrow)"
+    )
+    dataset: str = Field("", description="data set on the hub (needs the library datasets)")
+    dataset_config: str = Field("", description="configuration of the data set; empty: its default")
+    dataset_split: str = Field("train", description="split of the data set")
+    text_field: str = Field(
+        "text", min_length=1, description="column of the data set, or of a row of .jsonl and .parquet files"
     )
     topk: int = Field(50, ge=-1, le=4096, description="miners asked in a training step; -1: all")
     timeout_s: float = Field(4.0, gt=0, le=120, description="seconds that miners get for an answer")
@@ -235,9 +292,12 @@ class TrainerSettings(Section):
     random_sample: bool = Field(True, description="draw the miners of a training step at random")
     question_random_sample: bool = Field(False, description="draw the miners of a question step at random")
     reset_steps: int = Field(
-        3, ge=1, le=1000, description="every so many steps start from a bundled prompt again"
+        3, ge=1, le=1000, description="every so many steps start from the source again (loop follow_up)"
     )
     pause_s: float = Field(0.0, ge=0, le=3600, description="seconds between steps")
+    events_per_minute: float = Field(
+        0.0, ge=0, le=100_000, description="events wanted, at most; 0: as many as can be had"
+    )
     in_flight: int = Field(2, ge=1, le=64, description="forwards running at once")
     train_network: bool = Field(False, description="send rewards back to the miners")
     reward_timeout_s: float = Field(60.0, gt=0, le=600, description="seconds that scoring a step may take")
@@ -250,6 +310,7 @@ class TrainerSettings(Section):
     )
     question_prompt: str = Field("", description="asks the network for a question; empty: the bundled one")
     follow_up_prompt: str = Field("", description="asks for a follow-up question; empty: the bundled one")
+    summary_prompt: str = Field("", description="asks for a summary of a text; empty: the bundled one")
 
 
 class WeightsSettings(Section):

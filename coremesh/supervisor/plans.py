@@ -88,6 +88,7 @@ querier_url = "{local}:{options.port}"
 gating_url = "{local}:{options.gating_port}"
 reward_url = "{local}:{options.reward_port}"
 weights_url = "{local}:{options.weights_port}"
+trainer_url = "{local}:{options.trainer_port}"
 
 [querier]
 allow_loopback = true
@@ -99,6 +100,8 @@ spool = "{(options.directory / "spool").resolve()}"
 topk = 12
 timeout_s = 1.5
 question_timeout_s = 1.5
+# The chain, two dozen miners and every service share this machine: leave it some air.
+pause_s = 0.2
 
 [weights]
 interval_s = 0.5

@@ -209,3 +209,11 @@ def test_a_taken_port_is_named() -> None:
             code, output = service.ended()
             assert code == 2
             assert f"tiny: cannot listen on 127.0.0.1:{port}: Address already in use. Stop what" in output
+
+
+def test_help_lists_the_settings() -> None:
+    with tiny("--help", wait=False) as (service, _):
+        code, output = service.ended()
+        assert code == 0
+        assert "--tiny.fail  how to fail" in output
+        assert "--http.port" in output
