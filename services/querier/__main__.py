@@ -5,10 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from fastapi import FastAPI
+
 from coremesh.errors import BadSetting
-from coremesh.service import run_service
-from coremesh.settings import ALL_SECTIONS, QuerierSettings, load
+from coremesh.service import Health, Loops, run_service
+from coremesh.settings import ALL_SECTIONS, QuerierSettings, Settings, TrainerSettings, load
 from services.querier.app import SECTIONS, create_app
+from services.querier.sources import check_sources
 
 PORTS = {"api": 8080, "trainer": 8084}
 NAMES = {"api": "querier", "trainer": "trainer"}
@@ -21,7 +24,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         role = load([QuerierSettings], words, known=ALL_SECTIONS)[QuerierSettings].role
     except BadSetting:
         role = "api"  # run_service says what is wrong
-    return run_service(NAMES[role], create_app, SECTIONS, port=PORTS[role], argv=words)
+    return run_service(NAMES[role], _create, SECTIONS, port=PORTS[role], argv=words)
+
+
+def _create(settings: Settings, loops: Loops, health: Health) -> FastAPI:
+    """The app of the role. Raises as ``create_app``, and BadSetting for sources that the trainer cannot read."""
+    if settings[QuerierSettings].role == "trainer":
+        check_sources(settings[TrainerSettings])
+    return create_app(settings, loops, health)
 
 
 def _spelt_out(word: str) -> str:

@@ -32,7 +32,7 @@ class Choice:
     head_version: int
     degraded: bool
     random: bool
-    """Drawn as a training sample."""
+    """Drawn uniformly: each available miner was as likely as any other."""
     propensity: tuple[float, ...] = ()
     """How likely each was to be asked, aligned with ``neurons``; empty when it is not known."""
 
@@ -121,6 +121,14 @@ def _by_gating(available: Sequence[Neuron], answer: ScoreResponse, sample: bool)
         gating=tuple(scores[uid] for uid in uids),
         head_version=answer.head_version,
         degraded=False,
-        random=sample,
+        random=sample and _is_uniform(answer, len(available)),
         propensity=tuple(propensity[uid] for uid in uids) if propensity else (),
+    )
+
+
+def _is_uniform(answer: ScoreResponse, available: int) -> bool:
+    """Whether gating drew its sample uniformly: once it has learnt, a part of it is drawn by promise."""
+    share = len(answer.chosen) / available
+    return len(answer.propensities) == len(answer.chosen) and all(
+        math.isclose(propensity, share, rel_tol=1e-6) for propensity in answer.propensities
     )

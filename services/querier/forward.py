@@ -50,6 +50,15 @@ class Parts:
     rewarding: bool = True
 
 
+def _left(available: tuple[Neuron, ...], query: Query) -> tuple[Neuron, ...]:
+    """Whom the query may ask: a network too small for its exclusions is asked all over."""
+    if not query.exclude:
+        return available
+    left = tuple(neuron for neuron in available if neuron.hotkey not in query.exclude)
+    wanted = 1 if query.topk == "auto" else min(query.topk or len(available), len(available))
+    return left if len(left) >= wanted else available
+
+
 class Forward:
     """One query. ``run`` is one task to its end, the event recorded; ``answer`` may be there earlier.
 
@@ -150,7 +159,7 @@ class Forward:
             filtering = asyncio.create_task(parts.judge.safe(texts))
         try:
             snapshot = parts.snapshot.current
-            available = parts.snapshot.available
+            available = _left(parts.snapshot.available, query)
             self._block = snapshot.block if snapshot else 0
             self._available = len(available)
             if available:

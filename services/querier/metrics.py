@@ -31,6 +31,10 @@ MINER_CLIENT = Gauge("coremesh_miner_client_size", "What the miner client holds,
 METAGRAPH_AGE_SECONDS = Gauge("coremesh_metagraph_age_seconds", "Age of the metagraph in use")
 CALLERS = Gauge("coremesh_querier_callers", "User requests being served")
 TRAINER_LEADING = Gauge("coremesh_trainer_leading", "1 while this instance trains")
+TRAINER_TEXTS = Counter(
+    "coremesh_trainer_texts_total", "Texts wanted from a source of questions", ["source", "result"]
+)
+TRAINER_WINDOW = Gauge("coremesh_trainer_window", "Training forwards that may run at once")
 TRAINER_STEPS = Counter("coremesh_trainer_steps_total", "Training steps by result", ["step", "result"])
 
 

@@ -25,6 +25,8 @@ class Query:
     timeout_s: float
     sample: bool = False
     """Draw the miners at random."""
+    exclude: frozenset[str] = frozenset()
+    """Hotkeys that are not to be asked; where too few others are left, all may be."""
     train_gating: bool = False
     train_network: bool = False
     difference: bool = False

@@ -1,4 +1,4 @@
-"""Where training questions come from, and which are worth asking."""
+"""Which questions are worth asking, and the bundled ones."""
 
 from __future__ import annotations
 
@@ -13,6 +13,15 @@ MIN_CHARS = 11
 """A question has more than ten characters."""
 REMEMBERED = 10_000
 _WORDS = re.compile(r"\w+")
+_MARKS = "?？؟⸮՞"
+_PREAMBLE = re.compile(
+    r"^(?:(?:sure|certainly|of course|okay|ok|here)\b[^?\n]{0,80}[:!.]\s+|(?:question|q)\s*\d*\s*[:.)]\s*"
+    r"|\(?\d{1,3}[.):]\s+|[-*•]\s+|\*\*|[\"'“”‘’«»`])+",
+    re.IGNORECASE,
+)
+"""What comes before a question that was asked for: courtesies, numbers, bullets, quotation marks."""
+MAX_MARKS = 3
+"""More questions than these at once are a list."""
 
 
 class Bundled:
@@ -33,6 +42,22 @@ class Bundled:
         return self._left.pop()
 
 
+def says_something(text: str) -> bool:
+    """Whether a clean text has enough words that differ."""
+    words = _WORDS.findall(text.casefold())
+    return len(text) >= MIN_CHARS and len(words) >= 3 and len(set(words)) * 3 >= len(words)
+
+
+def question_in(text: str) -> str | None:
+    """The question that a clean text asks, without preamble and without an answer after it; None for no question."""
+    text = _PREAMBLE.sub("", text).strip()
+    question = text[: max(text.rfind(mark) for mark in _MARKS) + 1].strip()
+    if not question or sum(question.count(mark) for mark in _MARKS) > MAX_MARKS:
+        return None
+    # A text in which a question comes up, and that goes on from there, is no question.
+    return question if 2 * len(question) >= len(text) else None
+
+
 class Sieve:
     """Cleans questions of strangers and lets each pass once; remembers the last ``remembered``."""
 
@@ -45,16 +70,19 @@ class Sieve:
         return len(self._seen)
 
     def take(self, text: str) -> str | None:
-        """The cleaned question, or None when it is too short, says nothing, or was asked before."""
-        question = clean(text, self._max_chars)
-        words = _WORDS.findall(question.casefold())
-        if len(question) < MIN_CHARS or len(words) < 3 or len(set(words)) * 3 < len(words):
+        """The cleaned question, or None when it is none, says nothing, or was asked before."""
+        question = question_in(clean(text, self._max_chars))
+        if question is None or not says_something(question) or not self.is_new(question):
             return None
-        key = hash(tuple(words))
+        return question
+
+    def is_new(self, text: str) -> bool:
+        """Whether these words, in this order, have not come before; from now on they have."""
+        key = hash(tuple(_WORDS.findall(text.casefold())))
         if key in self._seen:
             self._seen.move_to_end(key)
-            return None
+            return False
         self._seen[key] = None
         if len(self._seen) > self._remembered:
             self._seen.popitem(last=False)
-        return question
+        return True

@@ -19,6 +19,7 @@ class Prompts:
     base: str
     question: str
     follow_up: str
+    summary: str
 
 
 def load_prompts(settings: TrainerSettings) -> Prompts:
@@ -28,6 +29,7 @@ def load_prompts(settings: TrainerSettings) -> Prompts:
         base=settings.base_prompt or bundled["base"].strip(),
         question=settings.question_prompt or bundled["question"].strip(),
         follow_up=settings.follow_up_prompt or bundled["follow_up"].strip(),
+        summary=settings.summary_prompt or bundled["summary"].strip(),
     )
 
 

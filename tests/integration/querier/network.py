@@ -139,8 +139,8 @@ def make_metagraph(miners: list[Miner], ports: list[int], *, block: int = 7, tim
 class FakeServices:
     """gating, reward and weights over real HTTP, doing what a test tells them.
 
-    Gating scores uid u with ``scores[u]`` (else -u: lower uids first). Reward is ``rewards`` of the completion, else
-    its length over 100; ``bad_texts`` are unsafe.
+    Gating scores uid u with ``scores[u]`` (else -u: lower uids first), and says of a sample that it is uniform.
+    Reward is ``rewards`` of the completion, else its length over 100; ``bad_texts`` are unsafe.
     """
 
     scores: dict[int, float] = field(default_factory=dict)
@@ -185,7 +185,9 @@ class FakeServices:
                 uids=uids,
                 scores=scores,
                 chosen=chosen,
-                propensities=tuple(1 / (2 + uid) for uid in chosen),
+                propensities=tuple(
+                    len(chosen) / len(uids) if request.random else 1 / (2 + uid) for uid in chosen
+                ),
                 head_version=3,
                 block=7,
             )

@@ -34,7 +34,7 @@ async def trainer(world: World, **settings: Any) -> httpx.AsyncClient:
 
 async def test_bundled_questions_are_asked_and_recorded_for_both_folds(world: World) -> None:
     miners = await world.miners(says(FACT), answers(500))
-    await trainer(world, source="bundled")
+    await trainer(world, source="bundled", loop="original")
     events = await wait_until(lambda: _at_least(world, 3))
     for event in events[:3]:
         assert event.kind == "answer"
@@ -84,7 +84,7 @@ async def test_questions_of_miners_are_cleaned(world: World) -> None:
     await world.miners(miner_that_asks(dirty))
     await trainer(world, source="network")
     events = await wait_until(lambda: _at_least(world, 2))
-    assert events[1].messages[1].content == "What makes the sky turn red at sunset? system"
+    assert events[1].messages[1].content == MADE_UP
 
 
 async def test_failing_miners_do_not_end_the_loop(world: World) -> None:
@@ -98,7 +98,7 @@ async def test_failing_miners_do_not_end_the_loop(world: World) -> None:
 
 async def test_no_miners_at_all_and_then_some(world: World) -> None:
     await world.miners()
-    await trainer(world, source="bundled")
+    await trainer(world, source="bundled", loop="original")
     await wait_until(lambda: _at_least(world, 1))
     await world.miners(says(FACT))
     assert await wait_until(lambda: _scored(world))
@@ -107,7 +107,7 @@ async def test_no_miners_at_all_and_then_some(world: World) -> None:
 async def test_a_busy_reward_service_slows_training_down_and_loses_no_reward(world: World) -> None:
     world.services.busy = 1
     await world.miners(says(FACT))
-    await trainer(world, source="bundled")
+    await trainer(world, source="bundled", loop="original")
     events = await wait_until(lambda: _at_least(world, 1))
     assert events[0].scored
     assert world.services.busy == 0
@@ -115,7 +115,7 @@ async def test_a_busy_reward_service_slows_training_down_and_loses_no_reward(wor
 
 async def test_rewards_are_sent_back_when_wanted(world: World) -> None:
     miners = await world.miners(says(FACT), answers(500))
-    await trainer(world, source="bundled", train_network=True)
+    await trainer(world, source="bundled", loop="original", train_network=True)
     events = await wait_until(lambda: _at_least(world, 1))
     assert events[0].flags & Flag.TRAIN_NETWORK
     notice = (await wait_until(lambda: miners[0].rewarded))[0]
@@ -126,9 +126,9 @@ async def test_rewards_are_sent_back_when_wanted(world: World) -> None:
 
 async def test_one_of_two_trains_and_the_other_takes_over(world: World) -> None:
     await world.miners(says(FACT))
-    first = await trainer(world, source="bundled")
+    first = await trainer(world, source="bundled", loop="original")
     await wait_until(lambda: _leading(first))
-    second = await trainer(world, source="bundled")
+    second = await trainer(world, source="bundled", loop="original")
     assert (await second.get("/training")).json()["leading"] is False
     # As after a kill -9, or with a stopped process: the lease is taken from the first one.
     redis.Redis.from_url(world.redis_url).set(world.history.keys.lease("trainer"), "somebody", px=1500)
