@@ -49,6 +49,7 @@ def create_app(engine: Engine, loops: Loops, health: Health, *, token: str, alph
         loops.start("chain", engine.watch())
         loops.start("submit", engine.submit())
         loops.start("trim", engine.trim())
+        loops.start("fold-guard", engine.guard())
         loops.start("fold-metrics", watch_fold(NAME, lambda: engine.runner.status))
         try:
             yield

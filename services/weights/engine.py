@@ -11,7 +11,7 @@ from coremesh.errors import ChainUnavailable, HistoryUnavailable, LeaseLost
 from coremesh.folding import FoldRunner, Follower
 from coremesh.history import Checkpoint, History, Lease
 from coremesh.settings import ChainSettings, WeightsSettings
-from coremesh.types import new_event_id
+from coremesh.types import ORIGIN, new_event_id
 from services.weights.book import Book
 from services.weights.chain import Chain, Standing, Tick
 from services.weights.fold import NAME, ROLE, ScoreFold
@@ -27,6 +27,14 @@ STALL_S = 60.0
 """A chain without a new block for this long is stuck, or our endpoint is: blocks come every 12 s."""
 
 
+STUCK_S = 20.0
+"""A fold that has not moved for this long while events wait for it is stuck."""
+
+
+class FoldStuck(Exception):
+    """Events wait, nobody else leads, and the fold does not move: only a new process helps."""
+
+
 class Engine:
     """What runs behind the API. ``holder`` names this instance among its peers."""
 
@@ -38,11 +46,13 @@ class Engine:
         chain_settings: ChainSettings,
         settings: WeightsSettings,
         holder: str = "",
+        stuck_s: float = STUCK_S,
     ) -> None:
         self.history = history
         self.chain = chain
         self.holder = holder or f"weights-{new_event_id()}"
         self._settings = settings
+        self._stuck_s = stuck_s
         self.book = Book(settings)
         fold = ScoreFold(self.book.rule)
         self.runner: FoldRunner[ScoreState] = FoldRunner(
@@ -159,6 +169,28 @@ class Engine:
                 TRIMMED.inc(dropped)
             except HistoryUnavailable as error:
                 log.warning("history not trimmed", reason=error.message)
+
+    async def guard(self) -> None:
+        """Watch the fold's progress. Raises FoldStuck; ends only so, or when cancelled.
+
+        The lease and the fold wait on the same store, so a call that never returns there would leave this instance
+        leading in name only.
+        """
+        version, since_s = -1, time.monotonic()
+        while True:
+            await asyncio.sleep(min(2.0, self._stuck_s / 4))
+            try:
+                checkpoint = await self.history.load(NAME)
+                waiting = await self.history.last_id() != (checkpoint.last_id if checkpoint else ORIGIN)
+                elsewhere = await self.history.leader(ROLE) not in (None, self.holder)
+            except HistoryUnavailable:
+                since_s = time.monotonic()
+                continue
+            now = checkpoint.version if checkpoint else 0
+            if now != version or elsewhere or not waiting:
+                version, since_s = now, time.monotonic()
+            elif time.monotonic() - since_s > self._stuck_s:
+                raise FoldStuck(f"the fold has not moved for {self._stuck_s:g} s though events wait for it")
 
     async def standing(self) -> Standing | None:
         """What the chain held of us when it last answered, at most a block old while it does."""

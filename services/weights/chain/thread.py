@@ -47,9 +47,11 @@ class LoopThread:
             return await asyncio.wait_for(work(), deadline_s)
 
         future = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(bounded(), self._loop))
-        done, _ = await asyncio.wait({future}, timeout=deadline_s + GRACE_S)
+        try:
+            done, _ = await asyncio.wait({future}, timeout=deadline_s + GRACE_S)
+        finally:
+            future.cancel()  # nothing, once it is done
         if not done:
-            future.cancel()
             raise LoopStuck
         return future.result()
 

@@ -150,8 +150,8 @@ async def test_the_same_chain_goes_on_after_the_node_was_restarted(tmp_path: Pat
 
 async def test_a_hung_node_costs_a_deadline_and_never_the_loop(tmp_path: Path) -> None:
     with running_chain(tmp_path, tempo=20, rate_limit=4) as node, node.admin() as admin:
-        chain = sdk(node, timeout_s=0.5)
-        await chain.tick()
+        chain = sdk(node, timeout_s=2.0)
+        await wait_until(lambda: _block(chain))
         admin.pause()
         lags: list[float] = []
 
@@ -162,7 +162,7 @@ async def test_a_hung_node_costs_a_deadline_and_never_the_loop(tmp_path: Path) -
                 lags.append(time.monotonic() - start)
 
         feeling = asyncio.create_task(feel())
-        with pytest.raises(ChainUnavailable, match=r"no answer within 0\.5 s"):
+        with pytest.raises(ChainUnavailable, match="no answer within 2 s"):
             await chain.tick()
         feeling.cancel()
         assert len(lags) > 10

@@ -65,12 +65,14 @@ async def test_events_become_scores_weights_and_a_proof(
     metagraph = await redis_history.metagraph()
     assert metagraph is not None
     assert [row["hotkey"] for row in scores["rows"]] == metagraph.hotkeys
-    row = await landed(weights)
-    found = await weights.get("/weights")
-    assert {int(uid): value for uid, value in found["on_chain"].items()} == dict(
-        zip(row["uids"], row["values"], strict=True)
-    )
-    assert found["values"] == row["values"]
+    await landed(weights)
+
+    async def settled() -> bool:
+        found = await weights.get("/weights")
+        wanted = dict(zip(found["uids"], found["values"], strict=True))
+        return {int(uid): value for uid, value in found["on_chain"].items()} == wanted
+
+    await wait_until(settled, timeout=30, every=0.1, why="the chain holds what /weights shows")
     code, report = replay(redis_url)
     assert (code, report["equal"], report["events"]) == (0, True, crowd.sent)
     assert len(report["submissions"]) >= 1

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from coremesh.settings import ChainSettings, WeightsSettings
+from services.weights.engine import Engine, FoldStuck
+from services.weights.metrics import EPOCHS_MISSED
+from tests.events import hotkey, make_event
+from tests.fakes.history import MemoryHistory
+from tests.unit.weights.fake_chain import FakeChain
+from tests.wait import wait_until
+
+
+def engine(history: MemoryHistory, chain: FakeChain | None = None) -> Engine:
+    return Engine(
+        history,
+        chain or FakeChain(),
+        chain_settings=ChainSettings(sync_blocks=1),
+        settings=WeightsSettings(interval_s=0.01, trim_s=0.02, keep_events=3, trim_folds=("scores",)),
+        holder="me",
+        stuck_s=0.2,
+    )
+
+
+async def test_a_fold_that_stands_still_while_events_wait_is_noticed() -> None:
+    history = MemoryHistory()
+    guarding = asyncio.create_task(engine(history).guard())
+    await asyncio.sleep(0.4)  # nothing waits
+    assert not guarding.done()
+    await history.append(make_event({1: 1.0}), None, [hotkey(1)])
+    with pytest.raises(FoldStuck):
+        await asyncio.wait_for(guarding, 5)
+
+
+async def test_a_standby_does_not_judge_the_leader() -> None:
+    history = MemoryHistory()
+    await history.append(make_event({1: 1.0}), None, [hotkey(1)])
+    assert await history.acquire("weights", "another", timedelta(seconds=60))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(engine(history).guard(), 0.6)
+
+
+async def test_the_leader_trims_what_was_folded() -> None:
+    history = MemoryHistory()
+    leader = engine(history)
+    tasks = [asyncio.create_task(work) for work in (leader.fold(), leader.trim(), leader.guard())]
+    for _ in range(10):
+        await history.append(make_event({1: 1.0}), None, [hotkey(1)])
+
+    async def trimmed() -> bool:
+        return await history.length() == 3 and leader.book.page.state.events == 10
+
+    await wait_until(trimmed)
+    for task in tasks:
+        task.cancel()
+    assert [type(e) for e in await asyncio.gather(*tasks, return_exceptions=True)] == [
+        asyncio.CancelledError
+    ] * 3
+
+
+async def test_a_missed_epoch_is_counted_and_a_set_one_is_not() -> None:
+    chain = FakeChain(permit=False)
+    leader = engine(MemoryHistory(), chain)
+    tasks = [asyncio.create_task(work) for work in (leader.fold(), leader.watch(), leader.submit())]
+    before = EPOCHS_MISSED._value.get()
+    await wait_until(lambda: leader.submitter.reasons)  # held for want of a permit
+    chain.advance(20)
+    await wait_until(lambda: EPOCHS_MISSED._value.get() == before + 1)
+    chain.permit = True
+    chain.advance(1)
+    await wait_until(lambda: chain.weights)
+    chain.advance(20)
+    start = chain.epoch_start
+    await wait_until(lambda: leader.tick is not None and leader.tick.epoch_start == start)
+    assert EPOCHS_MISSED._value.get() == before + 1
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
