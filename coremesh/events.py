@@ -36,14 +36,14 @@ class Flag(IntFlag):
     """Its texts were left out at the caller's wish."""
 
 
-class Message(msgspec.Struct, frozen=True, array_like=True):
+class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One turn of a conversation."""
 
     role: Annotated[str, msgspec.Meta(max_length=32)]
     content: str
 
 
-class ForwardEvent(msgspec.Struct, frozen=True, array_like=True, tag=1, kw_only=True):
+class ForwardEvent(msgspec.Struct, frozen=True, array_like=True, tag=1, kw_only=True, gc=False):
     """One query of the network, appended once, when it is over. Arrays are aligned with ``uids``.
 
     ``rewards`` is NaN where a miner did not succeed or was not scored; ``parts`` holds, for each reward function

@@ -136,9 +136,7 @@ class FoldRunner(Generic[S]):
             for task in done:
                 task.result()
         finally:
-            for task in (renewing, folding):
-                task.cancel()
-            await asyncio.gather(renewing, folding, return_exceptions=True)
+            await _end({renewing, folding})
 
     async def _keep(self, lease: Lease) -> None:
         while True:
@@ -194,6 +192,20 @@ class FoldRunner(Generic[S]):
             log.error(
                 "events were trimmed before they were folded", fold=self._name, at=self._at, trimmed=trimmed
             )
+
+
+async def _end(tasks: set[asyncio.Task[None]]) -> None:
+    """Cancel ``tasks`` until they are over.
+
+    redis-py swallows a cancellation that meets its own timeout of 0 seconds, so once is not enough: a lease that
+    goes on being renewed without its fold would never be taken over.
+    """
+    left = tasks
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=0.5)
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class Follower(Generic[S]):
