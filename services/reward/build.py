@@ -32,13 +32,15 @@ from services.reward.functions.judge import Judge
 from services.reward.functions.relevance import Relevance
 from services.reward.masks.blacklist import Blacklist
 from services.reward.masks.diversity import Diversity
+from services.reward.masks.history import History
 from services.reward.masks.length import Length
+from services.reward.masks.phrases import Phrases
 from services.reward.masks.relevance import RelevanceThreshold
 from services.reward.masks.safety import Safety
 from services.reward.masks.siblings import Siblings
 from services.reward.masks.task_validator import TaskValidator
 from services.reward.models import ClassifierOps, Models, SafetyOps
-from services.reward.stack import Stack, Weighted
+from services.reward.stack import Learnt, Stack, Weighted
 
 RULES = 1
 """Raise it when the code of a function or mask changes what it gives: rewards then are of another version."""
@@ -65,8 +67,10 @@ def build(config: StackConfig, models: Models, *, safety: bool = True) -> Built:
         if identity:
             identities[name] = identity
     masks: dict[str, Mask] = {}
+    learnt: dict[str, Learnt] = {}
     for part in config.mask:
         masks[part.type], identity = _mask(part, models)
+        learnt |= _learnt(part, models)
         if identity:
             identities[f"mask:{part.type}"] = identity
     filter_ = None
@@ -75,7 +79,9 @@ def build(config: StackConfig, models: Models, *, safety: bool = True) -> Built:
         if config.safety.mask:
             masks["safety"] = filter_
     version = version_of(config, identities, safety=filter_ is not None)
-    stack = Stack(version=version, functions=functions, masks=masks, models=identities, timed=_timed)
+    stack = Stack(
+        version=version, functions=functions, masks=masks, learnt=learnt, models=identities, timed=_timed
+    )
     return Built(stack, filter_, tuple(closers))
 
 
@@ -120,8 +126,8 @@ def _mask(part: AnyMask, models: Models) -> tuple[Mask, str]:
         return RelevanceThreshold(encoder, threshold=part.threshold), encoder.identity
     if isinstance(part, DiversityPart):
         encoder = models.encoder(part.model)
-        return Diversity(encoder, **part.model_dump(exclude={"type", "model"})), encoder.identity
-    values = part.model_dump(exclude={"type"})
+        return Diversity(encoder, **part.model_dump(exclude={"type", "model", "history"})), encoder.identity
+    values = part.model_dump(exclude={"type", "common"})
     if isinstance(part, BlacklistPart):
         return Blacklist(**values), ""
     if isinstance(part, TaskValidatorPart):
@@ -129,6 +135,15 @@ def _mask(part: AnyMask, models: Models) -> tuple[Mask, str]:
     if isinstance(part, LengthPart):
         return Length(**values), ""
     return Siblings(**values), ""
+
+
+def _learnt(part: AnyMask, models: Models) -> dict[str, Learnt]:
+    """What a mask learns, as masks beside it."""
+    if isinstance(part, BlacklistPart) and part.common:
+        return {"phrases": Phrases(common=part.common, hit=part.hit)}
+    if isinstance(part, DiversityPart) and part.history:
+        return {"history": History(models.encoder(part.model), **part.model_dump(exclude={"type", "model"}))}
+    return {}
 
 
 def _safety(part: SafetyPart, models: Models) -> tuple[Safety, str]:

@@ -104,7 +104,7 @@ AnyFunction = Annotated[
 
 
 class BlacklistPart(Part):
-    """Listed phrases, own repetitions, the prompt given back."""
+    """Listed phrases, own repetitions, the prompt given back; with ``common`` also what too many say."""
 
     type: Literal["blacklist"]
     phrases: tuple[str, ...] = Field(default=(), max_length=1000)
@@ -113,6 +113,7 @@ class BlacklistPart(Part):
     distinct_low: float = Field(default=0.3, ge=0, le=1)
     distinct_high: float = Field(default=0.6, gt=0, le=1)
     new_words: int = Field(default=5, ge=0, le=100)
+    common: float = Field(default=0.1, ge=0, le=1)
 
 
 class TaskValidatorPart(Part):
@@ -131,7 +132,7 @@ class RelevanceMaskPart(Part):
 
 
 class DiversityPart(Part):
-    """Less for completions close to others of the batch."""
+    """Less for completions close to others of the batch, or to ``history`` earlier ones to other prompts."""
 
     type: Literal["diversity"]
     model: str = Field(min_length=1)
@@ -139,6 +140,7 @@ class DiversityPart(Part):
     offset: float = Field(default=4.0, ge=0, le=1000)
     nearest: int = Field(default=2, ge=1, le=16)
     floor: float = Field(default=0.0, ge=0, le=1)
+    history: int = Field(default=2000, ge=0, le=4096)
 
 
 class LengthPart(Part):

@@ -1,4 +1,4 @@
-"""Keeping the statistics of a stack: one replica leads the fold, every replica serves its newest checkpoint."""
+"""Keeping what a stack learns: one replica leads the fold, every replica serves its newest checkpoint."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Learning:
         self._serve_it = serve
         self._name = name
         rules = {key: weighted.rule for key, weighted in stack.functions.items()}
-        fold = StatisticsFold(stack.version, rules)
+        fold = StatisticsFold(stack.version, rules, stack.learnt)
         self._runner = FoldRunner(history, fold, name=name, role=role, holder=holder, save_every=SAVE_EVERY)
         self._follower = Follower(history, fold, name=name, on_state=self._serve)
 

@@ -20,8 +20,9 @@ from services.reward.batch import Batch, Floats, Turn
 from services.reward.build import Built
 from services.reward.engine import ModelError
 from services.reward.fold import shadow_prefix
+from services.reward.learnt import columns_of
 from services.reward.scheduler import Lane, Scheduler
-from services.reward.stack import Stack
+from services.reward.stack import Scored, Stack
 from services.reward.statistics import Statistics
 
 log = structlog.get_logger(__name__)
@@ -84,7 +85,8 @@ class RewardService:
                 scored = await self._built.stack.score(batch, self.statistics)
             except ModelError as error:
                 raise Unavailable(error.sentence, remedy=error.remedy) from error
-            extra = await self._beside(batch) if lane is Lane.TRAINING else {}
+            # What users are told is not remembered.
+            extra = _signed(scored) | await self._beside(batch) if lane is Lane.TRAINING else {}
         metrics.COMPLETIONS.labels(request.kind).inc(len(batch))
         return RewardResponse(
             rewards=_plain(scored.rewards),
@@ -123,7 +125,7 @@ class RewardService:
         return StackResponse(
             version=stack.version,
             functions={name: weighted.weight for name, weighted in stack.functions.items()},
-            masks=tuple(stack.masks),
+            masks=(*stack.masks, *stack.learnt),
             models=stack.models,
             stats_version=self.statistics.version,
             safety=self._built.safety is not None,
@@ -142,8 +144,9 @@ class RewardService:
         metrics.SHADOW.labels("scored").inc()
         columns = {"reward": scored.rewards, **scored.raw}
         columns |= {f"mask:{name}": values for name, values in scored.masks.items()}
+        said = {name: _plain(values) for name, values in columns.items()} | _signed(scored)
         prefix = shadow_prefix(self._shadow.version)
-        return {prefix + name: _plain(values) for name, values in columns.items()}
+        return {prefix + name: values for name, values in said.items()}
 
 
 def _bytes(text: str) -> int:
@@ -162,6 +165,13 @@ def sampled(turns: tuple[Turn, ...], share: float) -> bool:
     for turn in turns:
         digest.update(f"{turn.role}\0{turn.content}\0".encode("utf-8", "surrogatepass"))
     return int.from_bytes(digest.digest(), "big") < share * 2**64
+
+
+def _signed(scored: Scored) -> dict[str, tuple[float, ...]]:
+    columns: dict[str, tuple[float, ...]] = {}
+    for name, signs in scored.signs.items():
+        columns |= columns_of(name, signs)
+    return columns
 
 
 def _plain(values: Floats) -> tuple[float, ...]:

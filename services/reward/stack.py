@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from services.reward.batch import Batch, Floats, Function, Mask
 from services.reward.config import Normalise
+from services.reward.learnt import Signs
 from services.reward.statistics import Statistics, normalise
+from services.reward.work import Op
 
 LARGEST = 1e6
 """No model means more than this; a value beyond it must not ruin statistics or overflow a float32."""
@@ -29,15 +32,39 @@ class Weighted:
     rule: Normalise = AS_IT_IS
 
 
+class Learnt(Protocol):
+    """A mask that judges by what the history taught. Its factor follows from the signature and the statistics
+    alone, so that both, once recorded, explain it."""
+
+    @property
+    def columns(self) -> int:
+        """Numbers of a signature."""
+        ...
+
+    @property
+    def op(self) -> Op[tuple[list[int], Statistics], float]:
+        """A signature under statistics to its factor in [0, 1]."""
+        ...
+
+    async def signs(self, batch: Batch, statistics: Statistics) -> Signs:
+        """Signatures [n, columns]."""
+        ...
+
+    def learn(self, state: Statistics, signs: Signs) -> None:
+        """Fold one event's signatures into ``state``, replacing its parts and never changing them."""
+        ...
+
+
 @dataclass(frozen=True)
 class Scored:
-    """Everything about one batch; arrays [n], all finite."""
+    """Everything about one batch; arrays [n], all finite. ``signs`` [n, columns] by learnt mask."""
 
     rewards: Floats
     raw: dict[str, Floats]
     normalised: dict[str, Floats]
     masks: dict[str, Floats]
     stats_version: int
+    signs: dict[str, Signs] = field(default_factory=dict)
 
 
 class Stack:
@@ -49,19 +76,21 @@ class Stack:
         version: str,
         functions: Mapping[str, Weighted],
         masks: Mapping[str, Mask],
+        learnt: Mapping[str, Learnt] | None = None,
         models: Mapping[str, str] | None = None,
         timed: Callable[[str], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self.version = version
         self.functions = dict(functions)
         self.masks = dict(masks)
+        self.learnt = dict(learnt or {})
         self.models = dict(models or {})
         self._timed = timed
 
     @property
     def learns(self) -> bool:
-        """Whether any function is normalised by running statistics."""
-        return any(weighted.rule.by == "running" for weighted in self.functions.values())
+        """Whether anything in it depends on the history."""
+        return bool(self.learnt) or any(weighted.rule.by == "running" for weighted in self.functions.values())
 
     async def score(self, batch: Batch, statistics: Statistics) -> Scored:
         """Score a batch of n completions; n = 0 gives empty arrays.
@@ -87,8 +116,19 @@ class Stack:
                 values = await mask.values(batch) if n else np.zeros(0)
             masks[name] = np.clip(np.nan_to_num(values), 0.0, 1.0)
             product *= masks[name]
+        signs: dict[str, Signs] = {}
+        for name, learnt in self.learnt.items():
+            with self._timed(f"mask:{name}"):
+                signs[name] = (
+                    await learnt.signs(batch, statistics)
+                    if n
+                    else np.zeros((0, learnt.columns), dtype=np.int64)
+                )
+                rows = [(row, statistics) for row in signs[name].tolist()]
+                masks[name] = np.array(await batch.runner.run(learnt.op, rows), dtype=np.float64)
+            product *= masks[name]
         rewards = np.where(total > 0, total * product, total)
-        return Scored(rewards, raw, normalised, masks, statistics.version)
+        return Scored(rewards, raw, normalised, masks, statistics.version, signs)
 
 
 def finite(values: NDArray[np.floating], mean: float) -> Floats:

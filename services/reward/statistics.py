@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.reward.config import Normalise
+from services.reward.learnt import CommonPhrases, Recent
 
 Floats = NDArray[np.float64]
 
@@ -44,6 +45,8 @@ class Statistics(msgspec.Struct, array_like=True):
 
     version: int = 0
     running: dict[str, Running] = {}
+    phrases: CommonPhrases = msgspec.field(default_factory=CommonPhrases)
+    recent: Recent = msgspec.field(default_factory=Recent)
 
     def of(self, key: str, rule: Normalise) -> Running:
         """The statistics of one key; before the first value, those given in the configuration."""
