@@ -98,6 +98,9 @@ class MeshSettings(Section):
     querier_url: str = Field(
         "http://127.0.0.1:8080", description="address of the querier, for the command line"
     )
+    trainer_url: str = Field(
+        "http://127.0.0.1:8084", description="address of the training loop, for the command line"
+    )
 
 
 class GatingSettings(Section):
