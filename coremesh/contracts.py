@@ -215,6 +215,16 @@ class ForwardResponse(Contract):
     degraded: tuple[str, ...] = ()
 
 
+class AxonResponse(Contract):
+    """What a querier's axon answers a hotkey, as a miner would: with one completion."""
+
+    completion: str
+    uid: int
+    hotkey: str
+    event_id: str
+    degraded: tuple[str, ...] = ()
+
+
 class NeuronRow(Contract):
     """One uid of the metagraph. Stake in TAO."""
 

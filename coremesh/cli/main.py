@@ -11,14 +11,14 @@ from typing import Annotated, Any
 import typer
 
 from coremesh import __version__
-from coremesh.cli import show
+from coremesh.cli import keys, show
 from coremesh.cli.client import Client
+from coremesh.cli.keys import config_path as _config
 from coremesh.cli.up import up as run_mesh
 from coremesh.errors import CoremeshError
 from coremesh.settings import ALL_SECTIONS, load
 from coremesh.supervisor.plans import Options
 
-DEVNET_CONFIG = Path(".devnet/coremesh.toml")
 EXIT_ERROR = 1
 EXIT_USAGE = 2
 
@@ -28,6 +28,7 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
 )
+app.add_typer(keys.app, name="keys")
 
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 Config = Annotated[
@@ -136,6 +137,19 @@ def replay(context: typer.Context) -> None:
     _become("services.weights", ["replay", *words])
 
 
+gating = typer.Typer(help="Learning whom to ask.", no_args_is_help=True)
+app.add_typer(gating, name="gating")
+
+
+@gating.command(context_settings=PASS_ON)
+def evaluate(context: typer.Context) -> None:
+    """Replay recorded events through several rules (`coremesh gating evaluate --help` for its options)."""
+    words = list(context.args)
+    if not {"--help", "--config"} & set(words) and (path := _config(None)):
+        words += ["--config", str(path)]
+    _become("services.gating", ["evaluate", *words])
+
+
 @app.command()
 def version() -> None:
     """Print the version."""
@@ -146,14 +160,6 @@ def _become(module: str, words: list[str]) -> None:
     # The command line imports no service: this process becomes one.
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", module, *words])
-
-
-def _config(given: Path | None) -> Path | None:
-    if given is not None:
-        return given
-    if os.environ.get("COREMESH_CONFIG"):
-        return Path(os.environ["COREMESH_CONFIG"])
-    return DEVNET_CONFIG if DEVNET_CONFIG.exists() else None
 
 
 def main() -> None:

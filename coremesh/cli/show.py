@@ -13,6 +13,11 @@ from rich.text import Text
 from coremesh.settings import Loaded
 
 
+def as_json(value: Any) -> None:
+    """Anything as JSON."""
+    _json(value)
+
+
 def _json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
@@ -126,3 +131,23 @@ def settings(loaded: Sequence[Loaded], as_json: bool) -> None:
         style="dim",
         highlight=False,
     )
+
+
+def keys(rows: list[dict[str, Any]], as_json: bool) -> None:
+    """API keys with their limits."""
+    if as_json:
+        _json(rows)
+        return
+    table = _table("keys", "id", "name", "a minute", "at once", "scored", "private", "created", "revoked")
+    for row in rows:
+        table.add_row(
+            row["id"],
+            plain(row["name"]),
+            str(row["per_minute"] or "no limit"),
+            str(row["concurrent"] or "no limit"),
+            "yes" if row["scored"] else "no",
+            "yes" if row["private"] else "no",
+            row["created"],
+            row["revoked"] or "",
+        )
+    Console().print(table)

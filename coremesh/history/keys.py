@@ -12,6 +12,9 @@ from datetime import timedelta
 SEEN_RETENTION = timedelta(days=3)
 """How long an event id is remembered, and so how late a spooled event may arrive and still count once."""
 
+NONCE_RETENTION = timedelta(seconds=30)
+"""How long a nonce is remembered: longer than a signature is fresh, back and ahead together, with clocks apart."""
+
 
 @dataclass(frozen=True, slots=True)
 class Keys:
@@ -29,6 +32,10 @@ class Keys:
     | lease:<role> | string | the leader | leaders | its time to live |
     | fence:<role> | string | the newest fencing token | leaders | never |
     | submissions | stream | attempts to set weights | weights leader | trimmed by length |
+    | callers | hash | id -> an API key's record, with the key's digest | `coremesh keys` | never (one field a key) |
+    | caller:<id>:asked | sorted set | requests of the last minute, by time | queriers | a minute after the last |
+    | caller:<id>:held | sorted set | requests being served, by when they lapse | queriers | when the last lapses |
+    | nonce:<hotkey>:<nonce> | string | a signed request that was accepted | queriers | NONCE_RETENTION |
     """
 
     netuid: int
@@ -81,3 +88,20 @@ class Keys:
     def fence(self, role: str) -> str:
         """The newest fencing token of a role."""
         return self._key(f"fence:{role}")
+
+    @property
+    def callers(self) -> str:
+        """The API keys."""
+        return self._key("callers")
+
+    def asked(self, caller: str) -> str:
+        """A caller's requests of the last minute."""
+        return self._key(f"caller:{caller}:asked")
+
+    def held(self, caller: str) -> str:
+        """A caller's requests being served."""
+        return self._key(f"caller:{caller}:held")
+
+    def nonce(self, hotkey: str, nonce_ns: int) -> str:
+        """One accepted nonce."""
+        return self._key(f"nonce:{hotkey}:{nonce_ns}")

@@ -4,30 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Callable
 from datetime import timedelta
-from functools import wraps
-from types import CoroutineType
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, cast
 
 import msgspec
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from coremesh.errors import HistoryUnavailable, LeaseLost
 from coremesh.events import ForwardEvent, MetagraphEvent, Transcript, decode, decode_transcript, encode
 from coremesh.history import scripts
+from coremesh.history.guard import guarded
 from coremesh.history.keys import SEEN_RETENTION, Keys
 from coremesh.history.protocol import Checkpoint, Entry, Lease, Submission, SubmissionEntry
 from coremesh.metagraph import Metagraph, decode_metagraph, encode_metagraph
 from coremesh.types import ORIGIN, StreamId, event_id_ms, hotkey_digest
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 TRANSCRIPTS_KEPT = 5_000
 SUBMISSIONS_KEPT = 20_000
@@ -35,25 +26,6 @@ TRIM_AT_ONCE = 2_000
 """Events dropped in one script call, so that Redis is never held for long."""
 
 _submission_decoder = msgspec.msgpack.Decoder(Submission)
-
-
-def _guarded(method: Callable[P, CoroutineType[Any, Any, T]]) -> Callable[P, CoroutineType[Any, Any, T]]:
-    """Turn what Redis raises into our own errors."""
-
-    @wraps(method)
-    async def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return await method(*args, **kwargs)
-        except ResponseError as error:
-            if "LEASELOST" in str(error):
-                raise LeaseLost("another leader has taken over this role") from None
-            raise HistoryUnavailable(f"Redis refused a command: {error}") from error
-        except (TimeoutError, RedisConnectionError, RedisTimeoutError, OSError) as error:
-            raise HistoryUnavailable(f"Redis does not answer: {error or type(error).__name__}") from error
-        except RedisError as error:
-            raise HistoryUnavailable(f"Redis failed: {error}") from error
-
-    return wrapper
 
 
 class RedisHistory:
@@ -81,7 +53,7 @@ class RedisHistory:
         self._submit = register(scripts.SUBMIT)
         self._trim = register(scripts.TRIM)
 
-    @_guarded
+    @guarded
     async def append(
         self, event: ForwardEvent, transcript: Transcript | None, hotkeys: list[str]
     ) -> StreamId:
@@ -96,7 +68,7 @@ class RedisHistory:
         self._known.update(fresh)
         return _text(place)
 
-    @_guarded
+    @guarded
     async def read(self, after: StreamId, count: int, block: timedelta | None = None) -> list[Entry]:
         """See History.read."""
         if block is None:
@@ -108,12 +80,12 @@ class RedisHistory:
             answer = await self._waiting.xread({self.keys.events: after}, count=count, block=wait_ms)
         return _entries(answer[0][1]) if answer else []
 
-    @_guarded
+    @guarded
     async def tail(self, count: int) -> list[Entry]:
         """See History.tail."""
         return _entries(await self._redis.xrevrange(self.keys.events, count=count))
 
-    @_guarded
+    @guarded
     async def find(self, event_id: str) -> Entry | None:
         """See History.find."""
         try:
@@ -126,24 +98,24 @@ class RedisHistory:
         rows = await self._redis.xrange(self.keys.events, min=place, max=place)
         return _entries(rows)[0] if rows else None
 
-    @_guarded
+    @guarded
     async def last_id(self) -> StreamId:
         """See History.last_id."""
         rows = await self._redis.xrevrange(self.keys.events, count=1)
         return _text(rows[0][0]) if rows else ORIGIN
 
-    @_guarded
+    @guarded
     async def length(self) -> int:
         """See History.length."""
         return int(await self._redis.xlen(self.keys.events))
 
-    @_guarded
+    @guarded
     async def trimmed(self) -> StreamId:
         """See History.trimmed."""
         place = await self._redis.get(self.keys.trimmed)
         return _text(place) if place else ORIGIN
 
-    @_guarded
+    @guarded
     async def trim(self, keep: int, folds: tuple[str, ...]) -> int:
         """See History.trim."""
         keys = [self.keys.events, self.keys.trimmed, *(self.keys.checkpoint(fold) for fold in folds)]
@@ -152,7 +124,7 @@ class RedisHistory:
             dropped += n
         return dropped
 
-    @_guarded
+    @guarded
     async def transcript(self, event_id: str) -> Transcript | None:
         """See History.transcript. Looks from the event's own time on, over at most what is retained."""
         try:
@@ -169,7 +141,7 @@ class RedisHistory:
                 break
         return None
 
-    @_guarded
+    @guarded
     async def resolve(self, digests: list[int]) -> dict[int, str]:
         """See History.resolve."""
         if not digests:
@@ -177,13 +149,13 @@ class RedisHistory:
         found = await self._redis.hmget(self.keys.hotkeys, [str(digest) for digest in digests])
         return {d: hotkey.decode() for d, hotkey in zip(digests, found, strict=True) if hotkey is not None}
 
-    @_guarded
+    @guarded
     async def metagraph(self) -> Metagraph | None:
         """See History.metagraph."""
         packed = await self._redis.get(self.keys.metagraph)
         return decode_metagraph(packed) if packed else None
 
-    @_guarded
+    @guarded
     async def publish(
         self, metagraph: Metagraph, event: MetagraphEvent | None, lease: Lease
     ) -> StreamId | None:
@@ -208,7 +180,7 @@ class RedisHistory:
         )
         return _text(place) if place else None
 
-    @_guarded
+    @guarded
     async def load(self, fold: str) -> Checkpoint | None:
         """See History.load."""
         row = await self._redis.hgetall(self.keys.checkpoint(fold))
@@ -222,12 +194,12 @@ class RedisHistory:
             time_ms=int(row[b"time_ms"]),
         )
 
-    @_guarded
+    @guarded
     async def version(self, fold: str) -> int:
         """See History.version."""
         return int(await self._redis.hget(self.keys.checkpoint(fold), "version") or 0)
 
-    @_guarded
+    @guarded
     async def save(self, fold: str, checkpoint: Checkpoint, lease: Lease, expected: StreamId) -> Checkpoint:
         """See History.save."""
         version = await self._save(
@@ -243,7 +215,7 @@ class RedisHistory:
         )
         return msgspec.structs.replace(checkpoint, version=int(version))
 
-    @_guarded
+    @guarded
     async def acquire(self, role: str, holder: str, ttl: timedelta) -> Lease | None:
         """See History.acquire."""
         token = await self._acquire(
@@ -251,7 +223,7 @@ class RedisHistory:
         )
         return Lease(role, holder, int(token)) if token else None
 
-    @_guarded
+    @guarded
     async def renew(self, lease: Lease, ttl: timedelta) -> bool:
         """See History.renew."""
         kept = await self._renew(
@@ -260,18 +232,18 @@ class RedisHistory:
         )
         return bool(kept)
 
-    @_guarded
+    @guarded
     async def release(self, lease: Lease) -> None:
         """See History.release."""
         await self._release(keys=[self.keys.lease(lease.role)], args=[lease.holder])
 
-    @_guarded
+    @guarded
     async def leader(self, role: str) -> str | None:
         """See History.leader."""
         holder = await self._redis.get(self.keys.lease(role))
         return holder.decode() if holder else None
 
-    @_guarded
+    @guarded
     async def submit(self, submission: Submission, lease: Lease) -> StreamId:
         """See History.submit."""
         place = await self._submit(
@@ -280,13 +252,13 @@ class RedisHistory:
         )
         return _text(place)
 
-    @_guarded
+    @guarded
     async def submissions(self, count: int) -> list[SubmissionEntry]:
         """See History.submissions."""
         rows = await self._redis.xrevrange(self.keys.submissions, count=count)
         return [SubmissionEntry(_text(at), _submission_decoder.decode(fields[b"s"])) for at, fields in rows]
 
-    @_guarded
+    @guarded
     async def ping(self) -> None:
         """See History.ping."""
         await self._redis.ping()

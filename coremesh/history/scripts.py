@@ -102,3 +102,46 @@ for i = 1, n, 1000 do redis.call('XDEL', KEYS[1], unpack(ids, i, math.min(i + 99
 redis.call('SET', KEYS[2], last)
 return n
 """
+
+REPLACE_CALLER = """
+-- KEYS callers; ARGV id old new
+if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+return 1
+"""
+
+ADMIT = """
+-- KEYS callers asked held; ARGV id record ticket per_minute concurrent held_ms
+-- The clock is Redis's own, so that replicas need not agree on the time. A repeated call changes nothing.
+if ARGV[2] ~= '' and redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return {'changed', 0} end
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local per_minute, concurrent = tonumber(ARGV[4]), tonumber(ARGV[5])
+redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now)
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - 60000)
+if concurrent > 0 and not redis.call('ZSCORE', KEYS[3], ARGV[3])
+   and redis.call('ZCARD', KEYS[3]) >= concurrent then return {'concurrent', 0} end
+if per_minute > 0 and not redis.call('ZSCORE', KEYS[2], ARGV[3]) then
+  local asked = redis.call('ZCARD', KEYS[2])
+  if asked >= per_minute then
+    local leaves = redis.call('ZRANGE', KEYS[2], asked - per_minute, asked - per_minute, 'WITHSCORES')
+    return {'rate', tonumber(leaves[2]) + 60000 - now}
+  end
+  redis.call('ZADD', KEYS[2], now, ARGV[3])
+  redis.call('PEXPIRE', KEYS[2], 60000)
+end
+if concurrent > 0 then
+  redis.call('ZADD', KEYS[3], now + ARGV[6], ARGV[3])
+  redis.call('PEXPIRE', KEYS[3], ARGV[6])
+end
+return {'ok', 0}
+"""
+
+HOLD = """
+-- KEYS held; ARGV held_ms ticket...; what was given back meanwhile stays given back
+local clock = redis.call('TIME')
+local lapses = clock[1] * 1000 + math.floor(clock[2] / 1000) + ARGV[1]
+for i = 2, #ARGV do redis.call('ZADD', KEYS[1], 'XX', lapses, ARGV[i]) end
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
+return 1
+"""

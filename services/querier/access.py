@@ -1,48 +1,73 @@
-"""Who may ask: callers with keys, and operators."""
+"""Who may ask: callers with keys or signatures, and operators."""
 
 from __future__ import annotations
 
 import hmac
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from hashlib import sha256
 
 from fastapi import Request
 
-from coremesh.errors import Busy, Forbidden, Unauthorized
+from coremesh.errors import Forbidden, Unauthorized
+from coremesh.history.callers import PREFIX
 from coremesh.service.auth import is_loopback
 from coremesh.settings import QuerierSettings
-from services.querier.metrics import CALLERS
+from services.querier.admission import Admission, CallerChanged
+from services.querier.caller import ANYBODY, OPERATOR, STATIC, Caller
+from services.querier.hotkeys import Hotkeys, is_signed
+from services.querier.keyring import KeyRing
 
 
 class Access:
-    """Checks bearer keys in constant time. Without keys everybody is a caller; see ``allow_open``."""
+    """Tells callers apart. Its methods are FastAPI dependencies.
 
-    def __init__(self, settings: QuerierSettings) -> None:
+    A signature of a hotkey counts, and is never passed over when it is wrong; so does a key made with
+    ``coremesh keys``. Otherwise the bearer token has to be one of the settings' keys or the operator's, compared in
+    constant time; without keys in the settings (and without ``require_key``) everybody is a caller, see ``allow_open``.
+    """
+
+    def __init__(
+        self, settings: QuerierSettings, keyring: KeyRing, hotkeys: Hotkeys, admission: Admission
+    ) -> None:
         # Digests have one length, so that comparing them tells nothing about a key's.
         self._keys = tuple(_digest(key.get_secret_value()) for key in settings.api_keys)
+        self._open = not (self._keys or settings.require_key)
         token = settings.operator_token.get_secret_value()
         self._operator = _digest(token) if token else None
+        self._keyring = keyring
+        self._hotkeys = hotkeys
+        self._admission = admission
 
-    async def caller(self, request: Request) -> None:
-        """A FastAPI dependency: raises Unauthorized for a missing or wrong key. Operators are callers too."""
-        if not self._keys:
-            return
-        given = _bearer(request)
-        # Every key is compared: the time does not tell which one came close.
-        matches = [hmac.compare_digest(given, key) for key in self._keys]
-        if not (any(matches) or (self._operator is not None and hmac.compare_digest(given, self._operator))):
-            raise Unauthorized("this querier needs an API key")
+    async def caller(self, request: Request) -> Caller:
+        """Who asks, without counting it. Raises Unauthorized, Forbidden, Unavailable."""
+        return await self._identify(request)
+
+    async def asker(self, request: Request) -> AsyncIterator[Caller]:
+        """Who asks, counted against its limits until the answer has been sent. Raises Busy too."""
+        async with self._counted(request) as caller:
+            yield caller
 
     async def operator(self, request: Request) -> None:
-        """A FastAPI dependency: raises Unauthorized or Forbidden for all but operators."""
+        """Raises Unauthorized or Forbidden for all but operators."""
         if self._operator is None:
             if not _from_loopback(request):
                 raise Forbidden(
                     "this is for operators, and without an operator token only from the machine itself",
                     remedy="Set COREMESH_QUERIER_OPERATOR_TOKEN and send it as a bearer token.",
                 )
-            await self.caller(request)
-        elif not hmac.compare_digest(_bearer(request), self._operator):
+            await self._of_bearer(_bearer(request))
+        elif not hmac.compare_digest(_digest(_bearer(request)), self._operator):
             raise Unauthorized("this is for operators, who send the operator token")
+
+    async def operator_or_hotkey(self, request: Request) -> AsyncIterator[Caller]:
+        """An operator, or the hotkey that signed, counted as an asker."""
+        if is_signed(request):
+            async with self._counted(request) as caller:
+                yield caller
+        else:
+            await self.operator(request)
+            yield OPERATOR
 
     async def is_operator(self, request: Request) -> bool:
         """Whether ``operator`` would let the request pass."""
@@ -52,29 +77,42 @@ class Access:
             return False
         return True
 
+    @asynccontextmanager
+    async def _counted(self, request: Request) -> AsyncIterator[Caller]:
+        caller = await self._identify(request)
+        try:
+            ticket = await self._admission.enter(caller)
+        except CallerChanged:
+            caller = await self._keyring.caller(_bearer(request), fresh=True)
+            ticket = await self._admission.enter(caller)
+        try:
+            yield caller
+        finally:
+            await self._admission.leave(caller, ticket)
 
-class Slots:
-    """How many user requests are served at once; a context manager that raises Busy beyond."""
+    async def _identify(self, request: Request) -> Caller:
+        if is_signed(request):
+            return await self._hotkeys.caller(request)
+        return await self._of_bearer(_bearer(request))
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._taken = 0
+    async def _of_bearer(self, given: str) -> Caller:
+        digest = _digest(given)
+        # Every key is compared: the time does not tell which one came close.
+        matches = [hmac.compare_digest(digest, key) for key in self._keys]
+        if self._operator is not None and hmac.compare_digest(digest, self._operator):
+            return OPERATOR
+        if any(matches):
+            return STATIC
+        if given.startswith(PREFIX):
+            return await self._keyring.caller(given)
+        if self._open:
+            return ANYBODY
+        raise Unauthorized("this querier needs an API key")
 
-    def __enter__(self) -> Slots:
-        if self._taken >= self._most:
-            raise Busy(f"{self._most} requests are being served already")
-        self._taken += 1
-        CALLERS.set(self._taken)
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self._taken -= 1
-        CALLERS.set(self._taken)
-
-
-def _bearer(request: Request) -> bytes:
+def _bearer(request: Request) -> str:
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    return _digest(given.strip() if scheme.lower() == "bearer" else "")
+    return given.strip() if scheme.lower() == "bearer" else ""
 
 
 def _digest(secret: str) -> bytes:

@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request
 
 from coremesh.contracts import (
+    AxonResponse,
     ForwardRequest,
     ForwardResponse,
     HistoryResponse,
@@ -20,10 +21,12 @@ from coremesh.events import ForwardEvent
 from coremesh.history import History
 from coremesh.history.recorder import Recorder
 from services.querier import views
-from services.querier.access import Access, Slots
+from services.querier.access import Access
 from services.querier.book import Book
+from services.querier.caller import OPERATOR, Caller
 from services.querier.forwarder import Forwarder
 from services.querier.limits import Limits
+from services.querier.slots import Slots
 from services.querier.snapshot import SnapshotFollower
 
 
@@ -39,26 +42,34 @@ def routes(
     recorder: Recorder,
 ) -> APIRouter:
     """``/inference``, ``/forward``, ``/history``, ``/miners``, ``/metagraph``."""
-    router = APIRouter(dependencies=[Depends(access.caller)])
-    operators = APIRouter(dependencies=[Depends(access.operator)])
+    router = APIRouter()
+    reads = APIRouter(dependencies=[Depends(access.caller)])
 
     @router.post("/inference", summary="Ask the network", tags=["inference"])
-    async def inference(request: InferenceRequest) -> InferenceResponse:
-        with slots:
-            query = limits.inference(request)
+    async def inference(
+        request: InferenceRequest, caller: Caller = Depends(access.asker)
+    ) -> InferenceResponse:
+        query = limits.inference(request, caller)
+        async with slots.take(caller.priority):
             answer = await forwarder.ask(query, within_s=limits.patience_s(query))
         return views.inference(answer, every=request.return_all)
 
-    @operators.post(
-        "/forward", summary="One query of the network, as the original's forward", tags=["operators"]
+    @router.post(
+        "/forward",
+        summary="One query of the network, as the original's forward; signed by a hotkey: as its axon",
+        tags=["operators"],
+        response_model=ForwardResponse | AxonResponse,
     )
-    async def forward(request: ForwardRequest) -> ForwardResponse:
-        with slots:
-            query = limits.forward(request)
+    async def forward(
+        request: ForwardRequest, caller: Caller = Depends(access.operator_or_hotkey)
+    ) -> ForwardResponse | AxonResponse:
+        operator = caller is OPERATOR
+        query = limits.forward(request) if operator else limits.axon(request, caller)
+        async with slots.take(caller.priority):
             answer = await forwarder.ask(query, within_s=limits.patience_s(query))
-        return views.forward(answer)
+        return views.forward(answer) if operator else views.axon(answer)
 
-    @router.get("/history", summary="The newest forwards, newest first", tags=["history"])
+    @reads.get("/history", summary="The newest forwards, newest first", tags=["history"])
     async def events(
         request: Request,
         count: Annotated[int, Query(ge=1, le=500, description="events wanted")] = 20,
@@ -83,14 +94,14 @@ def routes(
             waiting=recorder.waiting,
         )
 
-    @router.get("/miners", summary="How each miner did since this process started", tags=["network"])
+    @reads.get("/miners", summary="How each miner did since this process started", tags=["network"])
     async def miners() -> MinersResponse:
         return views.miners(snapshot, book)
 
-    @router.get("/metagraph", summary="The metagraph in use", tags=["network"])
+    @reads.get("/metagraph", summary="The metagraph in use", tags=["network"])
     async def metagraph() -> MetagraphResponse:
         return views.metagraph(snapshot)
 
     _ = (inference, forward, events, miners, metagraph)
-    router.include_router(operators)
+    router.include_router(reads)
     return router

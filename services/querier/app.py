@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from coremesh import service
 from coremesh.contracts import TrainingResponse
 from coremesh.errors import CoremeshError
+from coremesh.history.callers import RedisCallers
 from coremesh.history.recorder import Recorder
 from coremesh.history.redis import RedisHistory
 from coremesh.mesh import Mesh, Peer
@@ -37,18 +38,23 @@ from coremesh.wire.adapters import make_adapter
 from coremesh.wire.btauth import Signer
 from coremesh.wire.wallets import load_keypair
 from services.querier import api, chat
-from services.querier.access import Access, Slots
+from services.querier.access import Access
+from services.querier.admission import Admission
 from services.querier.book import Book
 from services.querier.choose import Chooser
 from services.querier.fanout import MinerFanout
 from services.querier.forward import Parts
 from services.querier.forwarder import Forwarder
+from services.querier.hotkeys import Hotkeys
 from services.querier.judge import Judge
+from services.querier.keyring import KeyRing
 from services.querier.leadership import Leadership
 from services.querier.limits import Limits
 from services.querier.metrics import EVENTS, MINER_CLIENT, SPOOLED_EVENTS, TRAINER_LEADING
 from services.querier.prompts import load_prompts, load_questions
+from services.querier.publishing import Axon, endpoint_of, publisher
 from services.querier.questions import Bundled
+from services.querier.slots import Slots
 from services.querier.snapshot import SnapshotFollower
 from services.querier.spooling import OwnSpool
 from services.querier.standing import Standing
@@ -63,7 +69,11 @@ SECTIONS: tuple[type[Section], ...] = (
     TrainerSettings,
 )
 ROLE = "trainer"
+DEFAULT_PORT = 8080
+"""Where the api role listens when no port is set."""
 READY_TIMEOUT = timedelta(seconds=1)
+CALLERS_TIMEOUT_S = 1.0
+"""Longest wait for Redis before a replica keeps the limits by itself: a user is waiting."""
 STRAGGLERS = 4
 """Forwards in flight for each user request served at once: the rest have their answer and wait for stragglers."""
 
@@ -79,6 +89,8 @@ class Built:
     book: Book
     fanout: MinerFanout
     forwarder: Forwarder
+    callers: RedisCallers
+    admission: Admission
 
 
 def create_app(settings: Settings, loops: Loops, health: Health) -> FastAPI:
@@ -92,8 +104,9 @@ def create_app(settings: Settings, loops: Loops, health: Health) -> FastAPI:
     if serving:
         refuse_open_bind(
             http.host,
-            bool(querier.api_keys) or querier.allow_open,
-            remedy="Set COREMESH_QUERIER_API_KEYS, or listen on 127.0.0.1.",
+            bool(querier.api_keys) or querier.require_key or querier.allow_open,
+            remedy="Set COREMESH_QUERIER_API_KEYS, or COREMESH_QUERIER_REQUIRE_KEY and make keys with "
+            "`coremesh keys create`, or listen on 127.0.0.1.",
         )
     keypair = load_keypair(
         settings[WalletSettings].path, settings[WalletSettings].name, settings[WalletSettings].hotkey
@@ -117,19 +130,31 @@ def create_app(settings: Settings, loops: Loops, health: Health) -> FastAPI:
         filter_texts=not querier.no_nsfw_filter,
     )
 
+    endpoint = endpoint_of(querier, http, default_port=DEFAULT_PORT)
+    axon = (
+        Axon(endpoint, built.snapshot, signer.hotkey, publisher(settings[ChainSettings], keypair))
+        if endpoint is not None
+        else None
+    )
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             stack.callback(own_spool.close)
             await stack.enter_async_context(built.mesh)
             stack.push_async_callback(built.history.close)
+            stack.push_async_callback(built.callers.close)
             await stack.enter_async_context(built.fanout)
             stack.push_async_callback(built.forwarder.drain, http.drain_s)
             stack.push_async_callback(loops.stop)
             loops.start("metagraph", built.snapshot.run())
             loops.start("recorder", built.recorder.run())
             loops.start("gauges", _watch_sizes(built))
-            if not serving:
+            if serving:
+                loops.start("callers", built.admission.hold())
+                if axon is not None:
+                    loops.start("axon", axon.run())
+            else:
                 loops.start("trainer", leadership.run(trainer.run))
             yield
 
@@ -140,8 +165,13 @@ def create_app(settings: Settings, loops: Loops, health: Health) -> FastAPI:
         health=health,
     )
     if serving:
-        access = Access(querier)
-        slots = Slots(querier.max_concurrent)
+        access = Access(
+            querier,
+            KeyRing(built.callers, cache_s=querier.key_cache_s),
+            Hotkeys(querier, signer.hotkey, built.snapshot, built.callers),
+            built.admission,
+        )
+        slots = Slots(querier.max_concurrent, queue=querier.queue_length, wait_s=querier.queue_wait_s)
         limits = Limits(querier, built.snapshot)
         app.include_router(
             api.routes(
@@ -201,7 +231,14 @@ def _build(settings: Settings, signer: Signer, own_spool: OwnSpool) -> Built:
         rewarding=querier.use_reward_model,
     )
     forwarder = Forwarder(parts, most=STRAGGLERS * querier.max_concurrent)
-    return Built(mesh, history, recorder, snapshot, book, fanout, forwarder)
+    callers = RedisCallers(
+        redis.url,
+        settings[ChainSettings].netuid,
+        timeout=timedelta(seconds=min(redis.timeout_s, CALLERS_TIMEOUT_S)),
+    )
+    return Built(
+        mesh, history, recorder, snapshot, book, fanout, forwarder, callers, admission=Admission(callers)
+    )
 
 
 def _watch(health: Health, built: Built, *, rewarding: bool) -> None:

@@ -21,13 +21,15 @@ from coremesh.contracts import InferenceRequest
 from coremesh.errors import BadRequest, NotFound
 from coremesh.metagraph import Neuron
 from services.querier import openai_stream
-from services.querier.access import Access, Slots
+from services.querier.access import Access
+from services.querier.caller import Caller
 from services.querier.forwarder import Forwarder, begun_or_answered
 from services.querier.limits import Limits
 from services.querier.openai_errors import answer_in_openai_shape
 from services.querier.openai_models import MODEL, ChatRequest
 from services.querier.openai_stream import Choice, usage
 from services.querier.query import Answer
+from services.querier.slots import Slots
 
 _STARTED = int(time.time())
 
@@ -40,7 +42,8 @@ class BadChatRequest(BadRequest):
 
 def install(app: FastAPI, *, access: Access, slots: Slots, limits: Limits, forwarder: Forwarder) -> None:
     """Add the ``/v1`` endpoints to ``app``, with errors in OpenAI's shape."""
-    router = APIRouter(prefix="/v1", dependencies=[Depends(access.caller)], tags=["OpenAI-compatible"])
+    router = APIRouter(prefix="/v1", tags=["OpenAI-compatible"])
+    reads = APIRouter(dependencies=[Depends(access.caller)])
 
     @router.post(
         "/chat/completions",
@@ -52,13 +55,13 @@ def install(app: FastAPI, *, access: Access, slots: Slots, limits: Limits, forwa
             }
         },
     )
-    async def completions(request: Request) -> Response:
+    async def completions(request: Request, caller: Caller = Depends(access.asker)) -> Response:
         chat = _parse(await request.body())
-        query = limits.inference(_inference(chat))
+        query = limits.inference(_inference(chat), caller)
         if chat.stream and (chat.n or 1) == 1 and chat.coremesh.use_reward_model is not True:
             # The first in gating order is heard as it speaks; the others are still asked, scored and recorded.
             query = replace(query, live=True)
-        with slots:
+        async with slots.take(caller.priority):
             forward, _ = forwarder.start(query)
             live = await begun_or_answered(forward, within_s=limits.patience_s(query))
         prompt = [message.content for message in query.messages]
@@ -76,16 +79,17 @@ def install(app: FastAPI, *, access: Access, slots: Slots, limits: Limits, forwa
             )
         return JSONResponse(_completion(answer, choices, prompt), headers=headers)
 
-    @router.get("/models", summary="The models: one, the network")
+    @reads.get("/models", summary="The models: one, the network")
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [_model()]}
 
-    @router.get("/models/{name}", summary="One model")
+    @reads.get("/models/{name}", summary="One model")
     async def model(name: str) -> dict[str, Any]:
         _check_model(name)
         return _model()
 
     _ = (completions, models, model)
+    router.include_router(reads)
     app.include_router(router)
     answer_in_openai_shape(app, prefix="/v1/")
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from coremesh.contracts import ChatMessage, ForwardRequest, InferenceRequest
 from coremesh.errors import BadMessages, BadRequest, TooLong
 from coremesh.settings import QuerierSettings
+from services.querier.caller import Caller
 from services.querier.choose import TopK
 from services.querier.query import Query
 from services.querier.snapshot import SnapshotFollower
@@ -26,8 +27,8 @@ class Limits:
         self._settings = settings
         self._snapshot = snapshot
 
-    def inference(self, request: InferenceRequest) -> Query:
-        """The query for a user's prompt."""
+    def inference(self, request: InferenceRequest, caller: Caller) -> Query:
+        """The query for a caller's prompt."""
         settings = self._settings
         topk = request.top_k if request.top_k is not None else settings.inference_topk
         if request.top_k is not None and request.top_k != "auto":
@@ -43,26 +44,27 @@ class Limits:
             wait_for=request.wait_for,
             by_reward=by_reward,
             every=request.return_all,
-            scored=settings.score_organic,
-            private=request.private,
+            scored=settings.score_organic and caller.scored,
+            private=request.private or caller.private,
             filter_prompt=not settings.no_nsfw_filter,
             filter_completions=not settings.no_nsfw_filter,
             reward_timeout_s=settings.reward_timeout_s,
         )
 
+    def axon(self, request: ForwardRequest, caller: Caller) -> Query:
+        """The query for what another neuron asks our axon: as a user's."""
+        if extra := sorted(request.model_fields_set - {"roles", "messages", "timeout"}):
+            raise BadRequest(f"{', '.join(extra)}: for operators only, not for hotkeys")
+        asked = InferenceRequest.model_validate({"messages": _turns(request), "timeout": request.timeout})
+        return self.inference(asked, caller)
+
     def forward(self, request: ForwardRequest) -> Query:
         """The query for an operator's forward."""
-        if len(request.roles) != len(request.messages):
-            raise BadMessages(f"{len(request.roles)} roles for {len(request.messages)} messages")
         topk: TopK = None if request.topk == -1 else request.topk
         if topk is not None and isinstance(topk, int) and topk < 1:
             raise BadRequest(f"topk is {topk}; it takes a number of miners, or -1 for all")
-        messages = tuple(
-            ChatMessage(role=role, content=content)
-            for role, content in zip(request.roles, request.messages, strict=True)
-        )
         return Query(
-            messages=self.messages(messages),
+            messages=self.messages(_turns(request)),
             kind=request.kind,
             topk=topk,
             timeout_s=self.timeout(request.timeout, self._settings.inference_timeout_s),
@@ -110,3 +112,12 @@ class Limits:
         size = self._snapshot.current.size if self._snapshot.current else None
         if size is not None and topk > size:
             raise BadRequest(f"top_k is {topk} and the network has {size} uids")
+
+
+def _turns(request: ForwardRequest) -> tuple[ChatMessage, ...]:
+    if len(request.roles) != len(request.messages):
+        raise BadMessages(f"{len(request.roles)} roles for {len(request.messages)} messages")
+    return tuple(
+        ChatMessage(role=role, content=content)
+        for role, content in zip(request.roles, request.messages, strict=True)
+    )

@@ -30,6 +30,12 @@ SPOOLED_EVENTS = Gauge("coremesh_spool_events", "Events that wait on disk for Re
 MINER_CLIENT = Gauge("coremesh_miner_client_size", "What the miner client holds, by kind", ["kind"])
 METAGRAPH_AGE_SECONDS = Gauge("coremesh_metagraph_age_seconds", "Age of the metagraph in use")
 CALLERS = Gauge("coremesh_querier_callers", "User requests being served")
+CALLERS_WAITING = Gauge("coremesh_querier_callers_waiting", "User requests that queue for a place")
+CALLERS_REFUSED = Counter(
+    "coremesh_querier_callers_refused_total",
+    "User requests answered with 429, by the limit: rate, concurrent (of one caller), queue",
+    ["limit"],
+)
 TRAINER_LEADING = Gauge("coremesh_trainer_leading", "1 while this instance trains")
 TRAINER_TEXTS = Counter(
     "coremesh_trainer_texts_total", "Texts wanted from a source of questions", ["source", "result"]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 
 from coremesh.contracts import (
+    AxonResponse,
     ChatMessage,
     ForwardResponse,
     HistoryRow,
@@ -54,6 +55,17 @@ def forward(answer: Answer) -> ForwardResponse:
         latencies_s=tuple(seconds(latency) for latency in answer.latencies_s),
         block=answer.block,
         timings=answer.timings,
+        degraded=answer.degraded,
+    )
+
+
+def axon(answer: Answer) -> AxonResponse:
+    """What a hotkey gets from our axon."""
+    return AxonResponse(
+        completion=answer.completion,
+        uid=answer.neuron.uid,
+        hotkey=answer.neuron.hotkey,
+        event_id=answer.id,
         degraded=answer.degraded,
     )
 

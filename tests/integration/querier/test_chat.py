@@ -16,6 +16,7 @@ from fastapi.responses import StreamingResponse
 from coremesh.wire.status import Status
 from tests.integration.querier.conftest import World
 from tests.integration.querier.network import Behaviour, answers, says
+from tests.wait import wait_until
 
 GOOD = "Because air scatters blue light more than red light."
 BETTER = "Because air molecules scatter short wavelengths far more strongly: Rayleigh scattering."
@@ -293,13 +294,14 @@ async def test_busy_in_openais_way(world: World) -> None:
         await gate.wait()
         return GOOD
 
-    await world.miners(slow)
+    miners = await world.miners(slow)
     http, client = await _client(world)
     _ = http
     await world.stop_querier()
-    http = await world.querier(querier={"max_concurrent": 1})
+    http = await world.querier(querier={"max_concurrent": 1, "queue_length": 0})
     client = openai.AsyncOpenAI(base_url=f"{http.base_url}/v1", api_key="none", max_retries=0)
     first = asyncio.create_task(client.chat.completions.create(**ASK))
+    await wait_until(lambda: miners[0].asked)
 
     async def refused() -> openai.RateLimitError:
         while True:

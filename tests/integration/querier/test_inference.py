@@ -201,7 +201,7 @@ async def test_a_silent_miner_costs_the_timeout_and_no_more(world: World) -> Non
 async def test_requests_beyond_the_bound_are_told_to_wait(world: World) -> None:
     gate = asyncio.Event()
     miners = await world.miners(held(gate, GOOD))
-    client = await world.querier(querier={"max_concurrent": 1})
+    client = await world.querier(querier={"max_concurrent": 1, "queue_length": 0})
     first = asyncio.create_task(ask(client))
     await wait_until(lambda: miners[0].asked)
     second = await ask(client)
