@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -23,6 +24,9 @@ from coremesh.service.metrics import DEPENDENCY_UP, REQUEST_SECONDS, REQUESTS
 
 log = structlog.get_logger(__name__)
 
+RENEWED = 1 / 32
+"""Share of answers that close their connection. A busy connection is never idle, so its caller would stay with one
+replica for ever; closed now and then, it comes back to whichever replica the name leads to next."""
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
 Check = Callable[[], Awaitable[str | None]]
 
@@ -172,7 +176,7 @@ class _Bounds:
 
 
 class _Measure:
-    """Counts and times requests by route template, so that labels stay bounded."""
+    """Counts and times requests by route template, so that labels stay bounded; closes a connection now and then."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -188,6 +192,8 @@ class _Measure:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if random.random() < RENEWED:
+                    message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
             await send(message)
 
         try:
