@@ -17,7 +17,7 @@ from services.querier.snapshot import SnapshotFollower
 
 log = structlog.get_logger(__name__)
 
-LOOK_S = 5.0
+LOOK_S = 1.0
 AGAIN_S = 30.0
 LONGEST_S = 1800.0
 
