@@ -18,6 +18,9 @@ from coremesh.mesh import RewardPeer
 
 log = structlog.get_logger(__name__)
 
+NO_FILTER_S = 1.0
+"""How long an answer that there is no filter holds: two calls of each request would only hear it again, and a
+reward service that starts anew with a filter takes longer."""
 MASK_PREFIX = "mask:"
 """Marks masks among an event's parts: a reward function and a mask may have the same name."""
 
@@ -54,18 +57,22 @@ class Judge:
     def __init__(self, reward: RewardPeer, *, filter_timeout: timedelta) -> None:
         self._reward = reward
         self._filter_timeout = filter_timeout
+        self._no_filter_until = 0.0
 
     async def safe(self, texts: Sequence[str]) -> Safety:
         """Whether each text may pass."""
         everything = (True,) * len(texts)
         if not texts:
             return Safety(())
+        if time.monotonic() < self._no_filter_until:
+            return Safety(everything)
         try:
             answer = await self._reward.filter(FilterRequest(texts=tuple(texts)), self._filter_timeout)
         except CoremeshError as error:
             log.warning("nothing filtered", reason=error.message)
             return Safety(everything, judged=False)
         if not answer.active:
+            self._no_filter_until = time.monotonic() + NO_FILTER_S
             return Safety(everything)
         if len(answer.safe) != len(texts):
             log.warning("nothing filtered", reason="the filter's answer has another length")

@@ -1,0 +1,54 @@
+"""How often the safety filter is asked."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import httpx
+from fastapi import FastAPI
+
+from coremesh.contracts import FilterRequest, FilterResponse
+from coremesh.mesh import RewardPeer
+from services.querier.judge import Judge, Safety
+from tests.wait import wait_until
+
+
+class Filter:
+    def __init__(self, active: bool) -> None:
+        self.active = active
+        self.asked: list[tuple[str, ...]] = []
+
+    def app(self) -> FastAPI:
+        app = FastAPI()
+
+        @app.post("/filter")
+        async def filter(request: FilterRequest) -> FilterResponse:
+            self.asked.append(request.texts)
+            safe = tuple("bomb" not in text or not self.active for text in request.texts)
+            return FilterResponse(safe=safe, scores=tuple(0.0 for _ in safe), active=self.active)
+
+        return app
+
+
+async def test_each_text_is_filtered_while_there_is_a_filter() -> None:
+    there = Filter(active=True)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(there.app())) as client:
+        judge = Judge(RewardPeer("reward", "http://reward", client), filter_timeout=timedelta(seconds=5))
+        assert await judge.safe(["a poem", "a bomb"]) == Safety((True, False), active=True)
+        assert await judge.safe(["a bomb"]) == Safety((False,), active=True)
+    assert there.asked == [("a poem", "a bomb"), ("a bomb",)]
+
+
+async def test_where_there_is_none_it_is_not_asked_by_every_request_and_noticed_once_it_is_there() -> None:
+    there = Filter(active=False)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(there.app())) as client:
+        judge = Judge(RewardPeer("reward", "http://reward", client), filter_timeout=timedelta(seconds=5))
+        for _ in range(200):
+            assert await judge.safe(["a bomb"]) == Safety((True,))
+        assert len(there.asked) < 20
+        there.active = True
+
+        async def filtered() -> bool:
+            return await judge.safe(["a bomb"]) == Safety((False,), active=True)
+
+        await wait_until(filtered)
