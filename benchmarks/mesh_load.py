@@ -1,0 +1,113 @@
+"""Users of a running mesh: ten at a time, and what each of them waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import re
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+_LAG = re.compile(r'^coremesh_loop_lag_seconds_bucket\{le="([^"]+)"\} (\S+)$', re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One answered request, in seconds as its user saw it."""
+
+    wall_s: float
+    body: dict[str, Any]
+
+    @property
+    def miner_s(self) -> float:
+        """The slowest miner that was waited for."""
+        return max((item["latency_s"] for item in self.body.get("completions") or ()), default=0.0)
+
+    @property
+    def models_s(self) -> float:
+        """What gating, filter and reward took, as the querier timed them."""
+        timings = self.body["timings"]
+        return timings["gating"] + timings["filter"] + timings["reward"]
+
+    @property
+    def overhead_s(self) -> float:
+        """All the rest."""
+        return max(0.0, self.wall_s - self.miner_s - self.models_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What came of a load: the answered requests, how many failed, and how long it lasted."""
+
+    served: list[Served]
+    failed: int
+    seconds: float
+
+    @property
+    def rps(self) -> float:
+        return len(self.served) / self.seconds
+
+
+async def load(ask: Callable[[], Awaitable[httpx.Response]], *, users: int, seconds: float) -> Load:
+    """``users`` who each ask again as soon as they are answered."""
+    served: list[Served] = []
+    failed = 0
+    start = time.perf_counter()
+
+    async def user() -> None:
+        nonlocal failed
+        while time.perf_counter() - start < seconds:
+            asked = time.perf_counter()
+            try:
+                answer = await ask()
+            except httpx.HTTPError:
+                failed += 1
+                continue
+            wall_s = time.perf_counter() - asked
+            if answer.status_code == 200:
+                served.append(Served(wall_s, answer.json()))
+            else:
+                failed += 1
+                await asyncio.sleep(0.05)
+
+    await asyncio.gather(*(user() for _ in range(users)))
+    return Load(served, failed, time.perf_counter() - start)
+
+
+def inference(
+    client: httpx.AsyncClient, questions: tuple[str, ...], **fields: Any
+) -> Callable[[], Awaitable[httpx.Response]]:
+    """Asks the next question of ``questions``, round and round."""
+    turn: Iterator[str] = itertools.cycle(questions)
+
+    async def ask() -> httpx.Response:
+        body = {"messages": [{"role": "user", "content": next(turn)}], **fields}
+        return await client.post("/inference", json=body)
+
+    return ask
+
+
+async def lag_buckets(client: httpx.AsyncClient, url: str) -> dict[float, float]:
+    """Cumulated counts of a service's event-loop lag, by upper bound in seconds."""
+    text = (await client.get(f"{url}/metrics")).text
+    return {float(bound): float(count) for bound, count in _LAG.findall(text)}
+
+
+def quantile_of(before: dict[float, float], after: dict[float, float], share: float) -> float:
+    """A quantile of what was observed in between, by linear interpolation within its bucket; NaN for nothing."""
+    total = after.get(float("inf"), 0.0) - before.get(float("inf"), 0.0)
+    if total <= 0:
+        return float("nan")
+    low, below = 0.0, 0.0
+    for bound in sorted(after):
+        count = after[bound] - before.get(bound, 0.0)
+        if count >= share * total:
+            if bound == float("inf"):
+                return low
+            return low + (bound - low) * (share * total - below) / max(count - below, 1e-9)
+        low, below = bound, count
+    return low
