@@ -1,4 +1,4 @@
-"""``python -m services.gating``."""
+"""``python -m services.gating``: the service; ``python -m services.gating evaluate``: offline evaluation."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from coremesh.service import Health, Loops, run_service  # noqa: E402
 from coremesh.settings import ChainSettings, GatingSettings, MeshSettings, RedisSettings, Settings  # noqa: E402
 from services.gating.app import create_gating_app  # noqa: E402
 from services.gating.encoder import SentenceEncoder  # noqa: E402
+from services.gating.evaluate import main as evaluate  # noqa: E402
 
 PORT = 8081
 
@@ -46,5 +47,7 @@ def _device(wanted: str) -> str:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["evaluate"]:
+        sys.exit(evaluate(sys.argv[2:]))
     sections = [GatingSettings, RedisSettings, ChainSettings, MeshSettings]
     sys.exit(run_service("gating", factory, sections, port=PORT))

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from coremesh.events import Flag, ForwardEvent, Message, MetagraphEvent
+from coremesh.events import Event, Flag, ForwardEvent, Message, MetagraphEvent
 from coremesh.history.protocol import Entry
 from coremesh.settings import GatingSettings
 from coremesh.text import HasRoleAndContent, flatten
@@ -76,7 +76,7 @@ class GatingLearning:
 
     async def apply(self, state: GatingFold, entries: list[Entry]) -> GatingFold:
         """Fold forwards and metagraph changes, in their order. Off the event loop: refitting takes its time."""
-        texts = [prompt_text(messages) for entry in entries if (messages := _told(entry))]
+        texts = [prompt_text(messages) for entry in entries if (messages := told(entry.event))]
         vectors = list(await self._encoder.encode(texts)) if texts else []
         return await asyncio.to_thread(self._fold, state, entries, vectors)
 
@@ -85,30 +85,36 @@ class GatingLearning:
         for entry in entries:
             event = entry.event
             if isinstance(event, MetagraphEvent):
-                gone = [hotkey_digest(change.old) for change in event.changes if change.old]
-                # A hotkey that only moved to another uid is still here, and so is what is known of it.
-                here = {hotkey_digest(change.new) for change in event.changes if change.new}
-                left = [digest for digest in gone if digest not in here]
-                if left:
-                    state.retire(np.array(left, dtype=np.uint64))
+                if (left := departed(event)).size:
+                    state.retire(left)
                 continue
-            rewards = event.rewards.astype(np.float64)
-            state.apply(
-                GatingObservation(
-                    embedding=next(vectors) if _told(entry) else None,
-                    hotkeys=event.hotkeys,
-                    rewards=rewards,
-                    ok=np.isfinite(rewards) if event.scored else event.status == 0,
-                    latency_s=event.latency_s.astype(np.float64),
-                    learn=event.scored and bool(event.flags & Flag.TRAIN_GATING),
-                )
-            )
+            state.apply(observation(event, next(vectors) if told(event) else None))
         return state
 
 
-def _told(entry: Entry) -> tuple[Message, ...]:
+def told(event: Event) -> tuple[Message, ...]:
     """The messages that an event teaches something about."""
-    event = entry.event
     if isinstance(event, ForwardEvent) and event.scored and event.flags & Flag.TRAIN_GATING:
         return event.messages
     return ()
+
+
+def observation(event: ForwardEvent, embedding: np.ndarray | None) -> GatingObservation:
+    """What an event says of the asked; ``embedding`` [d] is of what it ``told``, None for nothing."""
+    rewards = event.rewards.astype(np.float64)
+    return GatingObservation(
+        embedding=embedding,
+        hotkeys=event.hotkeys,
+        rewards=rewards,
+        ok=np.isfinite(rewards) if event.scored else event.status == 0,
+        latency_s=event.latency_s.astype(np.float64),
+        learn=event.scored and bool(event.flags & Flag.TRAIN_GATING),
+    )
+
+
+def departed(event: MetagraphEvent) -> np.ndarray:
+    """Digests of the hotkeys that left the subnet, uint64 [n]."""
+    gone = [hotkey_digest(change.old) for change in event.changes if change.old]
+    # A hotkey that only moved to another uid is still here, and so is what is known of it.
+    here = {hotkey_digest(change.new) for change in event.changes if change.new}
+    return np.array([digest for digest in gone if digest not in here], dtype=np.uint64)

@@ -1,0 +1,299 @@
+"""Offline evaluation: recorded events replayed through several rules side by side (``coremesh gating evaluate``)."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers.utils import logging as transformers_logging
+
+from coremesh.errors import BadModel, BadSetting, CoremeshError
+from coremesh.history.protocol import Entry, History
+from coremesh.history.redis import RedisHistory
+from coremesh.modelfiles import resolve_model
+from coremesh.settings import ALL_SECTIONS, ChainSettings, GatingSettings, RedisSettings, load
+from coremesh.types import ORIGIN, stream_key
+from services.gating.batching import BatchingEncoder
+from services.gating.contest import CONTESTANTS, Contest, contestant, standard_error, windows
+from services.gating.encoder import SentenceEncoder, TextEncoder
+from services.gating.learning import prompt_text, told
+
+DONE, FAILED, BAD_SETTING, NOTHING = 0, 1, 2, 3
+PAGE = 256
+HELP = """Replay recorded events through several rules side by side. Each rule chooses before it learns; the reward of
+its choice is estimated by inverse propensity from the events whose miners were drawn at random."""
+
+
+@dataclass(slots=True)
+class Standing:
+    """How one rule did. ``lead`` is over the average available miner; ``of_best`` its share of the best lead."""
+
+    rule: str
+    reward: float
+    reward_stderr: float
+    lead: float
+    lead_stderr: float
+    of_best: float | None
+    cpu_s: float
+
+
+@dataclass(slots=True)
+class Curve:
+    """Mean rewards in windows of judged events; ``events`` are the windows' ends."""
+
+    events: list[int]
+    observed: list[float]
+    best: list[float]
+    rules: dict[str, list[float]]
+
+
+@dataclass(slots=True)
+class Evaluation:
+    """What an evaluation found. ``observed`` is the average available miner, ``best`` the best ``k`` in hindsight."""
+
+    k: int
+    seed: int
+    encoder: str
+    entries: int
+    learnt: int
+    judged: int
+    last_id: str
+    trimmed: str
+    observed: float | None = None
+    best: float | None = None
+    rules: list[Standing] = field(default_factory=list[Standing])
+    curve: Curve | None = None
+
+
+async def evaluate(
+    history: History,
+    encoder: TextEncoder,
+    *,
+    rules: Sequence[str] = CONTESTANTS,
+    k: int = 4,
+    last: int | None = None,
+    seed: int = 0,
+    learning_rate: float = 0.01,
+    momentum: float = 0.9,
+) -> Evaluation:
+    """Replay the events there are now, or the ``last`` ones of them. Raises HistoryUnavailable."""
+    made = {
+        name: contestant(name, encoder.dim, learning_rate=learning_rate, momentum=momentum) for name in rules
+    }
+    contest = Contest(made, k, seed)
+    end = await history.last_id()
+    skip = max(0, await history.length() - last) if last is not None else 0
+    at, entries = ORIGIN, 0
+    async with BatchingEncoder(encoder, max_queued=PAGE) as batching:
+        while stream_key(at) < stream_key(end):
+            page = await history.read(at, min(PAGE, skip) if skip else PAGE)
+            if not page:
+                break
+            at = page[-1].stream_id
+            if skip:
+                skip -= len(page)
+                continue
+            page = [entry for entry in page if stream_key(entry.stream_id) <= stream_key(end)]
+            entries += len(page)
+            await _take(contest, page, batching)
+    return _evaluation(
+        contest,
+        list(rules),
+        Evaluation(
+            k=k,
+            seed=seed,
+            encoder=encoder.identity,
+            entries=entries,
+            learnt=contest.learnt,
+            judged=len(contest.values),
+            last_id=end,
+            trimmed=await history.trimmed(),
+        ),
+    )
+
+
+async def _take(contest: Contest, page: list[Entry], encoder: BatchingEncoder) -> None:
+    texts = [prompt_text(messages) for entry in page if (messages := told(entry.event))]
+    vectors = iter(await encoder.encode(texts) if texts else [])
+
+    def take() -> None:
+        for entry in page:
+            contest.take(entry.event, next(vectors) if told(entry.event) else None)
+
+    await asyncio.to_thread(take)
+
+
+def _evaluation(contest: Contest, rules: list[str], found: Evaluation) -> Evaluation:
+    values = contest.values
+    if not len(values):
+        return found
+    observed, best = values[:, 0], values[:, 1]
+    found.observed, found.best = float(observed.mean()), float(best.mean())
+    room = found.best - found.observed
+    for at, name in enumerate(rules, start=2):
+        lead = values[:, at] - observed
+        found.rules.append(
+            Standing(
+                rule=name,
+                reward=float(values[:, at].mean()),
+                reward_stderr=standard_error(values[:, at]),
+                lead=float(lead.mean()),
+                lead_stderr=standard_error(lead),
+                of_best=float(lead.mean()) / room if room > 1e-12 else None,
+                cpu_s=contest.seconds[name],
+            )
+        )
+    found.rules.sort(key=lambda standing: -standing.reward)
+    ends, means = windows(values)
+    columns = means.T.tolist()
+    found.curve = Curve(ends, columns[0], columns[1], dict(zip(rules, columns[2:], strict=True)))
+    return found
+
+
+def show(found: Evaluation, console: Console) -> None:
+    """Print an evaluation for people."""
+    console.print(
+        f"{found.entries} entries up to {found.last_id}, {found.learnt} learnt from, {found.judged} judged; "
+        f"the best {found.k} asked",
+        highlight=False,
+    )
+    if not found.judged:
+        console.print("No event's miners were drawn at random with a known chance.", highlight=False)
+        return
+    console.print(
+        f"the average available miner earns {found.observed:.4f}, the best in hindsight {found.best:.4f}",
+        highlight=False,
+    )
+    table = Table("rule", "reward", "±", "lead", "±", "of the best lead", "CPU s")
+    for one in found.rules:
+        share = "" if one.of_best is None else f"{one.of_best:.1%}"
+        numbers = (one.reward, one.reward_stderr, one.lead, one.lead_stderr)
+        table.add_row(one.rule, *(f"{number:.4f}" for number in numbers), share, f"{one.cpu_s:.1f}")
+    console.print(table)
+
+
+def plot(found: Evaluation, file: Path) -> None:
+    """Write the learning curve as PNG. Raises BadSetting without matplotlib, or where it cannot be written."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise BadSetting(
+            "--plot needs matplotlib", remedy="Install it (pip install matplotlib), or leave --plot out."
+        ) from None
+    assert found.curve is not None
+    figure = Figure(figsize=(9, 5.5), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for name, means in found.curve.rules.items():
+        axes.plot(found.curve.events, means, marker=".", label=name)
+    axes.plot(found.curve.events, found.curve.best, color="black", linestyle=":", label="best in hindsight")
+    axes.plot(found.curve.events, found.curve.observed, color="grey", linestyle="--", label="average miner")
+    axes.set_xlabel("judged events")
+    axes.set_ylabel(f"reward of the chosen {found.k}")
+    axes.legend(fontsize="small")
+    axes.grid(alpha=0.3)
+    try:
+        figure.savefig(file, format="png")
+    except OSError as error:
+        raise BadSetting(
+            f"--plot: cannot write {file}: {error.strerror}", remedy="Name a file in a directory that exists."
+        ) from None
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command. Gives the exit code: 0; 1 when Redis is away; 2 for a bad setting; 3 when nothing was judged."""
+    arguments, words = _parser().parse_known_args(list(argv))
+    if arguments.history:
+        words.append(f"--redis.url={arguments.history}")
+    try:
+        settings = load([RedisSettings, ChainSettings, GatingSettings], words, known=ALL_SECTIONS)
+        rules = _rules(arguments.rules)
+        gating = settings[GatingSettings]
+        torch.set_num_threads(gating.threads)
+        transformers_logging.disable_progress_bar()
+        found = asyncio.run(
+            _run(settings[RedisSettings], settings[ChainSettings].netuid, gating, arguments, rules)
+        )
+        if arguments.plot and found.judged:
+            plot(found, arguments.plot)
+    except CoremeshError as error:
+        print(f"evaluate: {error.message}. {error.remedy}", file=sys.stderr)
+        return BAD_SETTING if isinstance(error, BadSetting | BadModel) else FAILED
+    if arguments.json:
+        print(json.dumps(asdict(found)))
+    else:
+        show(found, Console())
+    return DONE if found.judged else NOTHING
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="coremesh gating evaluate",
+        description=HELP,
+        epilog="Settings are taken too: --redis.url, --chain.netuid, --gating.encoder, --config FILE, ...",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--history", metavar="URL", help="the Redis that holds the history (--redis.url)")
+    parser.add_argument("--last", type=_positive, metavar="N", help="the newest N events only")
+    parser.add_argument(
+        "--k", type=_positive, default=4, help="how many of the available to ask (%(default)s)"
+    )
+    parser.add_argument("--rules", default=",".join(CONTESTANTS), help="which rules (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn at random")
+    parser.add_argument("--json", action="store_true", help="print the table and the learning curve as JSON")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="write the learning curve as PNG")
+    return parser
+
+
+def _positive(word: str) -> int:
+    number = int(word)
+    if number < 1:
+        raise ValueError(word)
+    return number
+
+
+def _rules(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    wrong = [name for name in names if name not in CONTESTANTS]
+    if wrong or not names:
+        raise BadSetting(
+            f"--rules: got {', '.join(wrong) or 'none'}", remedy=f"It takes {', '.join(CONTESTANTS)}."
+        )
+    return list(dict.fromkeys(names))
+
+
+async def _run(
+    redis: RedisSettings,
+    netuid: int,
+    gating: GatingSettings,
+    arguments: argparse.Namespace,
+    rules: Sequence[str],
+) -> Evaluation:
+    history = RedisHistory(redis.url, netuid, timeout=timedelta(seconds=redis.timeout_s))
+    try:
+        await history.ping()
+        encoder = SentenceEncoder(
+            resolve_model(gating.encoder), device="cpu" if gating.device == "auto" else gating.device
+        )
+        return await evaluate(
+            history,
+            encoder,
+            rules=rules,
+            k=arguments.k,
+            last=arguments.last,
+            seed=arguments.seed,
+            learning_rate=gating.learning_rate,
+            momentum=gating.momentum,
+        )
+    finally:
+        await history.close()
