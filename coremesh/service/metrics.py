@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 
 from prometheus_client import Counter, Gauge, Histogram
 
 from coremesh.folding import FoldStatus
+from coremesh.types import stream_key
 
 BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 
@@ -22,6 +24,11 @@ LOOP_LAG_SECONDS = Histogram(
 FOLD_VERSION = Gauge("coremesh_fold_version", "Version of the newest checkpoint of a fold", ["fold"])
 FOLD_LEADING = Gauge("coremesh_fold_leading", "1 while this instance leads a fold", ["fold"])
 FOLD_GAPS = Gauge("coremesh_fold_gaps", "Times a fold found events trimmed before it saw them", ["fold"])
+FOLD_EVENT_TIME = Gauge(
+    "coremesh_fold_event_timestamp_seconds",
+    "When the history took the newest event that a fold has folded; on its leader",
+    ["fold"],
+)
 DEPENDENCY_UP = Gauge("coremesh_dependency_up", "1 while a dependency answers", ["dependency"])
 
 METAGRAPH_BLOCK = Gauge("coremesh_metagraph_block", "Block of the newest metagraph that this process knows")
@@ -45,4 +52,11 @@ async def watch_fold(name: str, status: Callable[[], FoldStatus]) -> None:
         FOLD_VERSION.labels(name).set(now.version)
         FOLD_LEADING.labels(name).set(now.leading)
         FOLD_GAPS.labels(name).set(now.gaps)
+        appended_ms = stream_key(now.last_id)[0]
+        if now.leading and appended_ms:
+            FOLD_EVENT_TIME.labels(name).set(appended_ms / 1000)
+        else:
+            # A standby's place stands still, and would look like a fold that lags.
+            with contextlib.suppress(KeyError):
+                FOLD_EVENT_TIME.remove(name)
         await asyncio.sleep(FOLD_PROBE_S)
