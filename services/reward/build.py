@@ -16,6 +16,7 @@ from services.reward.config import (
     AnyMask,
     BlacklistPart,
     DiversityPart,
+    DpoPart,
     JudgePart,
     LengthPart,
     RelevanceMaskPart,
@@ -28,6 +29,7 @@ from services.reward.config import (
 )
 from services.reward.endpoint import Endpoint
 from services.reward.functions.classifier import SequenceClassifier
+from services.reward.functions.dpo import Dpo
 from services.reward.functions.judge import Judge
 from services.reward.functions.relevance import Relevance
 from services.reward.masks.blacklist import Blacklist
@@ -95,6 +97,7 @@ def version_of(config: StackConfig, identities: dict[str, str], *, safety: bool)
         if part.get("type") != "judge":
             part.pop("model", None)
         part.pop("head", None)
+        part.pop("reference", None)
         part.pop("key_variable", None)
     if not safety:
         plain["safety"] = None
@@ -112,6 +115,9 @@ def _function(
         endpoint = Endpoint(part.base_url, part.model, key=key_of(part), timeout_s=part.timeout_s)
         closers.append(endpoint.close)
         return Judge(name, endpoint.ask, concurrent=part.concurrent, max_chars=part.max_chars), ""
+    if isinstance(part, DpoPart):
+        two = models.dpo(part)
+        return Dpo(name, two.op), two.identity
     if isinstance(part, ValueHeadPart):
         model = models.value_head(part.model, part.head, max_tokens=part.max_tokens)
     else:

@@ -86,6 +86,16 @@ class ValueHeadPart(FunctionPart):
     shift: float = Field(default=3.0, ge=-1000, le=1000)
 
 
+class DpoPart(FunctionPart):
+    """A preference-tuned causal model beside the one that it was tuned from."""
+
+    type: Literal["dpo"]
+    model: str = Field(min_length=1)
+    reference: str = Field(min_length=1)
+    max_tokens: int | None = Field(default=None, ge=8, le=32_768)
+    text: TextForm = TextForm()
+
+
 class JudgePart(FunctionPart):
     """A language model behind an OpenAI-compatible endpoint, asked for a mark."""
 
@@ -99,7 +109,7 @@ class JudgePart(FunctionPart):
 
 
 AnyFunction = Annotated[
-    RelevancePart | ClassifierPart | ValueHeadPart | JudgePart, Field(discriminator="type")
+    RelevancePart | ClassifierPart | ValueHeadPart | DpoPart | JudgePart, Field(discriminator="type")
 ]
 
 

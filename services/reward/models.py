@@ -16,7 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 from coremesh.errors import BadModel
 from coremesh.modelfiles import resolve_model
 from services.reward.batch import Batch
-from services.reward.config import TextForm
+from services.reward.config import DpoPart, TextForm
 from services.reward.engine import (
     Classifier,
     Encoder,
@@ -27,6 +27,7 @@ from services.reward.engine import (
     load_encoder,
     load_value_head,
 )
+from services.reward.engine.logprob import LogProb, load_logprob
 from services.reward.template import Form
 from services.reward.work import CHARS_PER_TOKEN, Op, TextOp
 
@@ -76,6 +77,24 @@ class Models:
             lambda path: load_value_head(path, head.expanduser(), max_tokens=max_tokens, **self._how()),
         )
 
+    def dpo(self, part: DpoPart) -> DpoOps:
+        """A policy and its reference, which must read the same tokens."""
+        policy, reference = (
+            self._once(
+                ("causal", name, str(part.max_tokens)),
+                name,
+                lambda path: load_logprob(path, max_tokens=part.max_tokens, **self._how()),
+            )
+            for name in (part.model, part.reference)
+        )
+        if policy.tokenizer.get_vocab() != reference.tokenizer.get_vocab():
+            raise BadModel(
+                f"{part.model} and {part.reference} have different tokens, so that their means do not compare",
+                remedy="Take as reference the model that the policy was trained from.",
+            )
+        limit = min(policy.max_tokens, reference.max_tokens)
+        return DpoOps(policy, reference, Form(policy.tokenizer, part.text, part.model, limit))
+
     def form(self, name: str, form: TextForm, model: Classifier) -> Form:
         """How texts are written for a model."""
         if form.template == "pair":
@@ -122,7 +141,7 @@ def is_fatal(error: BaseException) -> bool:
     return isinstance(error, torch.AcceleratorError) and not isinstance(error, torch.OutOfMemoryError)
 
 
-def readable(text: str, model: Encoder | Classifier) -> str:
+def readable(text: str, model: Encoder | Classifier | LogProb) -> str:
     """The part of a text that the model can come to read, cleaned of control and special tokens."""
     most = model.tokens.max_tokens * CHARS_READ_PER_TOKEN
     left = getattr(model.tokenizer, "truncation_side", "right") == "left"
@@ -175,10 +194,25 @@ class ClassifierOps:
         return self.model.score_difference(groups, self._shift)
 
 
+class DpoOps:
+    """Two causal models as an op over (batch, index of a completion): how much likelier the first finds it."""
+
+    def __init__(self, policy: LogProb, reference: LogProb, form: Form) -> None:
+        self.model = policy
+        self.form = form
+        self.identity = f"{policy.identity}/{reference.identity}"
+        self.op: Op[tuple[Batch, int], float] = _Score(self, "dpo", 2, self._gain)
+        self._reference = reference
+
+    def _gain(self, groups: list[Group]) -> list[NDArray[np.float32]]:
+        pairs = zip(self.model.mean(groups), self._reference.mean(groups), strict=True)
+        return [policy - reference for policy, reference in pairs]
+
+
 class _Score:
     def __init__(
         self,
-        ops: ClassifierOps,
+        ops: ClassifierOps | DpoOps,
         name: str,
         passes: int,
         score: Callable[[list[Group]], list[NDArray[np.float32]]],
