@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from functools import wraps
 from types import CoroutineType
@@ -18,12 +19,21 @@ T = TypeVar("T")
 
 
 def guarded(method: Callable[P, CoroutineType[Any, Any, T]]) -> Callable[P, CoroutineType[Any, Any, T]]:
-    """``method``, raising HistoryUnavailable for all that Redis raises, and LeaseLost where a script says so."""
+    """``method``, raising HistoryUnavailable for all that Redis raises, and LeaseLost where a script says so.
+
+    redis-py's client swallows a cancellation that meets its own timeout of 0 seconds: one that came meanwhile is
+    raised here, so that a cancelled task ends.
+    """
 
     @wraps(method)
     async def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        task = asyncio.current_task()
+        asked_before = task.cancelling() if task else 0
         try:
-            return await method(*args, **kwargs)
+            answer = await method(*args, **kwargs)
+            if task is not None and task.cancelling() > asked_before:
+                raise asyncio.CancelledError
+            return answer
         except ResponseError as error:
             if "LEASELOST" in str(error):
                 raise LeaseLost("another leader has taken over this role") from None
