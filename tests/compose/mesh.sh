@@ -74,6 +74,7 @@ dc up -d --no-build --wait --wait-timeout 300 || fail "not everything became hea
 say "ask"
 until_true 60 "no good answer" sh -c "$(declare -f ask); url=$url; ask | grep -q '\"completion\":\"'"
 ask
+echo
 
 say "no root, nothing to write on, no way out"
 for service in querier trainer gating reward weights chain miners; do
@@ -91,7 +92,7 @@ published=$(docker ps --filter "label=com.docker.compose.project=$PROJECT" --for
 
 say "weights land on the chain"
 until_true 180 "no weights landed" sh -c "docker exec $(dc ps -q weights) coremesh status | grep -q 'landed at block'"
-dc exec -T weights coremesh status | tail -2
+dc exec -T weights coremesh status | tail -2 || true # its code says that something is not ready this instant
 
 say "four replicas of reward share the work"
 dc up -d --no-build --no-recreate --scale reward=4 --wait --wait-timeout 180 || fail "reward does not scale"
