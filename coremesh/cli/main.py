@@ -150,6 +150,19 @@ def evaluate(context: typer.Context) -> None:
     _become("services.gating", ["evaluate", *words])
 
 
+reward = typer.Typer(help="What completions are worth.", no_args_is_help=True)
+app.add_typer(reward, name="reward")
+
+
+@reward.command(context_settings=PASS_ON)
+def compare(context: typer.Context) -> None:
+    """Compare a shadow stack with the one that counts (`coremesh reward compare --help` for its options)."""
+    words = list(context.args)
+    if not {"--help", "--config"} & set(words) and (path := _config(None)):
+        words += ["--config", str(path)]
+    _become("services.reward", ["compare", *words])
+
+
 @app.command()
 def version() -> None:
     """Print the version."""
