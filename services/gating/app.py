@@ -12,7 +12,6 @@ from datetime import timedelta
 from fastapi import Depends, FastAPI
 
 from coremesh.contracts import HeadResponse, ScoreRequest, ScoreResponse
-from coremesh.folding import FoldRunner, Follower
 from coremesh.history.redis import RedisHistory
 from coremesh.service import Health, Loops, create_app
 from coremesh.service.auth import refuse_open_bind, require_token
@@ -28,12 +27,10 @@ from coremesh.settings import (
 from coremesh.types import new_event_id
 from services.gating.batching import BatchingEncoder
 from services.gating.encoder import SentenceEncoder
+from services.gating.generation import FOLD, NEXT, ROLE, Generations
 from services.gating.learning import GatingLearning
 from services.gating.service import GatingService
 from services.gating.snapshot import RollBook
-
-FOLD = "gating:head"
-ROLE = "gating"
 
 
 def create_gating_app(settings: Settings, encoder: SentenceEncoder, loops: Loops, health: Health) -> FastAPI:
@@ -50,27 +47,23 @@ def create_gating_app(settings: Settings, encoder: SentenceEncoder, loops: Loops
     batching = BatchingEncoder(encoder, max_queued=gating.queue, cache_entries=gating.cache_entries)
     learning = GatingLearning(gating, batching)
     book = RollBook(history)
-    service = GatingService(gating, batching, book, learning.initial())
-    runner = FoldRunner(
+    service = GatingService(gating, batching, book, learning.initial(), lacking=lambda: generations.lacking)
+    generations = Generations(
         history,
         learning,
-        name=FOLD,
-        role=ROLE,
         holder=f"{socket.gethostname()}:{os.getpid()}:{new_event_id()}",
-        batch=256,
+        on_state=service.on_state,
+        every=timedelta(seconds=gating.follow_s),
         save_every=timedelta(seconds=gating.save_s),
-    )
-    follower = Follower(
-        history, learning, name=FOLD, on_state=service.on_state, every=timedelta(seconds=gating.follow_s)
     )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with batching:
-            loops.start("gating-fold", runner.run())
-            loops.start("gating-head", follower.run())
+            loops.start("gating-head", generations.run())
             loops.start("metagraph", book.run())
-            loops.start("fold-metrics", watch_fold(FOLD, lambda: runner.status))
+            loops.start("fold-metrics", watch_fold(FOLD, lambda: generations.status))
+            loops.start("next-fold-metrics", watch_fold(NEXT, lambda: generations.status_beside))
             loops.start("encoder", _watch(batching))
             yield
             await loops.stop()
@@ -86,7 +79,12 @@ def create_gating_app(settings: Settings, encoder: SentenceEncoder, loops: Loops
     async def metagraph_known() -> str | None:
         return None if book.roll is not None else "no metagraph has been published yet"
 
-    health.checks.update(redis=redis_answers, encoder=encoder_alive, metagraph=metagraph_known)
+    async def head_grown() -> str | None:
+        return generations.lacking
+
+    health.checks.update(
+        redis=redis_answers, encoder=encoder_alive, metagraph=metagraph_known, head=head_grown
+    )
     app = create_app(
         "coremesh gating",
         description="Learns from events which miners to ask for a prompt.",
@@ -109,7 +107,7 @@ def create_gating_app(settings: Settings, encoder: SentenceEncoder, loops: Loops
             steps=service.fold.learnt,
             hotkeys=len(service.fold.head),
             features=service.fold.head.features,
-            leading=runner.status.leading,
+            leading=generations.status.leading,
             leader=await history.leader(ROLE),
         )
 

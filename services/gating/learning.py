@@ -48,13 +48,14 @@ def prompt_text(messages: Sequence[HasRoleAndContent]) -> str:
 
 
 class GatingLearning:
-    """The Fold that the gating leader runs. A new rule or encoder is a new format: it is learnt anew from the
-    history, and a head of the old one is never reused."""
+    """The Fold that the gating leader runs. A new rule (or step size of one) or encoder is a new format, a generation
+    of its own: it is learnt from the history, and a head of another one is never reused (see generation.py)."""
 
     def __init__(self, settings: GatingSettings, encoder: Encoder) -> None:
         self._settings = settings
         self._encoder = encoder
-        self.format = f"gating/{LAYOUT}/{settings.rule}/{encoder.identity}"
+        step = f":{settings.learning_rate!r}:{settings.momentum!r}" if "original" in settings.rule else ""
+        self.format = f"gating/{LAYOUT}/{settings.rule}{step}/{encoder.identity}"
 
     def initial(self) -> GatingFold:
         """Nothing learnt."""

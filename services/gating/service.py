@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
 from prometheus_client import Counter, Gauge, Histogram
 
 from coremesh.contracts import ScoreRequest, ScoreResponse
-from coremesh.errors import BadMessages, BadRequest, NoMinerAvailable, TooLong
+from coremesh.errors import BadMessages, BadRequest, NoMinerAvailable, ServiceUnavailable, TooLong
 from coremesh.history.protocol import Checkpoint
 from coremesh.settings import GatingSettings
 from services.gating.choose import Choice, choose, sample, uniform
@@ -32,11 +33,14 @@ class GatingService:
         book: RollBook,
         nothing: GatingFold,
         seed: int | None = None,
+        lacking: Callable[[], str | None] = lambda: None,
     ) -> None:
+        """``lacking`` says why there is no head to serve with yet, None when there is."""
         self._settings = settings
         self._encoder = encoder
         self._book = book
         self._fold = nothing
+        self._lacking = lacking
         self._rng = np.random.default_rng(seed)
         self.version = 0
         self.last_id = "0-0"
@@ -54,11 +58,14 @@ class GatingService:
         HEAD_EVENTS.set(fold.events)
 
     async def score(self, request: ScoreRequest) -> ScoreResponse:
-        """Expected reward per uid, and the chosen ones. Raises BadRequest and its kin, NoMinerAvailable, Busy."""
+        """Expected reward per uid, and the chosen ones. Raises BadRequest and its kin, NoMinerAvailable, Busy,
+        ServiceUnavailable while a head grows up beside that of another generation."""
         roll = self._book.roll
         if roll is None:
             raise NoMinerAvailable("no metagraph has been published yet")
         text = _text(request)
+        if (why := self._lacking()) is not None:
+            raise ServiceUnavailable(why, remedy="Ask a replica that is ready; GET /readyz tells.")
         uids = roll.uids(request.uids)
         k = request.k
         if k is not None and k != "auto" and k < 1:
