@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from collections.abc import Sequence
@@ -96,7 +97,7 @@ def load(
             ("flag", flags.get(cls.section, {})),
         ):
             for name, value in found.items():
-                values[name] = value
+                values[name] = _listed(cls, name, value) if source == "flag" else value
                 sources[name] = source
         try:
             section = cls(**values)
@@ -114,6 +115,16 @@ def load(
                 )
             )
     return Settings(result, loaded)
+
+
+def _listed(cls: type[Section], name: str, value: Any) -> Any:
+    """A flag's text, read as JSON where the setting is a list, as in the environment."""
+    if not str(cls.model_fields[name].annotation).startswith("tuple["):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise BadSetting(f"--{cls.section}.{name}: got {value!r}; takes a JSON list") from None
 
 
 def _parse(argv: Sequence[str]) -> tuple[dict[str, dict[str, str]], str | None]:

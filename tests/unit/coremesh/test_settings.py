@@ -107,3 +107,11 @@ def test_settings_are_frozen() -> None:
 def test_every_setting_says_what_it_means() -> None:
     for loaded in load(ALL_SECTIONS).loaded:
         assert loaded.help, loaded.flag
+
+
+def test_a_list_is_json_in_a_flag_too() -> None:
+    assert load([QuerierSettings], ['--querier.allow_networks=["10.0.0.0/8"]'])[
+        QuerierSettings
+    ].allow_networks == ("10.0.0.0/8",)
+    with pytest.raises(BadSetting, match="takes a JSON list"):
+        load([QuerierSettings], ["--querier.allow_networks=10.0.0.0/8"])
