@@ -9,6 +9,7 @@ from coremesh.errors import BadSetting
 from coremesh.settings import (
     ALL_SECTIONS,
     MeshSettings,
+    QuerierSettings,
     RedisSettings,
     TrainerSettings,
     WeightsSettings,
