@@ -48,6 +48,7 @@ bench-reward: $(STAMP)
 
 bench-gating: $(STAMP)
 	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.gating
+	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.gating_score
 
 bench-weights: $(STAMP)
 	@$(BIN)/python -m benchmarks.weights

@@ -1,12 +1,13 @@
 """What POST /score takes over the encoder's own time: ``python -m benchmarks.gating_score``.
 
-The app serves on loopback in this process, with a head taught on 256 miners; each prompt is new. A prompt is encoded
-directly, then another of the same length is asked over HTTP, in turns, so that a neighbour on the machine slows both.
+The app serves on loopback, with a head taught on 256 miners, to a client in a process of its own; each prompt is new.
+Asking over HTTP and encoding prompts of the same length directly take turns, so that a neighbour slows both.
 """
 
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import os
 import shutil
@@ -37,7 +38,7 @@ from services.gating.app import create_gating_app
 from services.gating.encoder import SentenceEncoder
 from tests.redis_server import RedisServer
 
-MINERS, STEPS, ASKED, ROUNDS = 256, 120, 50, 200
+MINERS, STEPS, ASKED, ROUNDS, TURNS, WARM_UP = 256, 120, 50, 200, 4, 5
 
 
 async def teach(history: RedisHistory) -> None:
@@ -69,6 +70,33 @@ async def teach(history: RedisHistory) -> None:
         await history.append(event, None, [names[uid] for uid in uids])
 
 
+async def ask(port: int, turn: int) -> list[float]:
+    """Milliseconds of each answer, as a client in a process of its own sees them."""
+    words = (sys.executable, "-m", "benchmarks.gating_score", "--client", str(port), str(turn))
+    process = await asyncio.create_subprocess_exec(*words, stdout=asyncio.subprocess.PIPE)
+    output, _ = await process.communicate()
+    assert process.returncode == 0
+    return json.loads(output)
+
+
+def client(port: int, turn: int) -> None:
+    """Ask new prompts one after another on one connection, and print what each took."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    took: list[float] = []
+    for number in range(ROUNDS // TURNS + WARM_UP):
+        body = json.dumps({"text": f"user: What is item {turn * 1000 + number} good for?", "k": 10})
+        start = time.perf_counter()
+        connection.request("POST", "/score", body, {"content-type": "application/json"})
+        answer = connection.getresponse()
+        content = answer.read()
+        took.append((time.perf_counter() - start) * 1e3)
+        if answer.headers.get("connection") == "close":
+            connection.close()  # http.client opens the next by itself
+        assert answer.status == 200
+        assert len(json.loads(content)["chosen"]) == 10
+    print(json.dumps(took[WARM_UP:]))
+
+
 async def measure(url: str) -> None:
     history = RedisHistory(url, netuid=1)
     await teach(history)
@@ -78,27 +106,20 @@ async def measure(url: str) -> None:
     listener = listen("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(app, http="httptools", log_config=None, access_log=False))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    encoding: list[float] = []
-    asking: list[float] = []
-    async with httpx.AsyncClient(
-        base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=60
-    ) as client:
+    port = listener.getsockname()[1]
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
         deadline = time.monotonic() + 240
         while not server.started or (await client.get("/head")).json()["steps"] < STEPS:
             assert time.monotonic() < deadline, "the head was not learnt"
             await asyncio.sleep(0.1)
-        for turn in range(ROUNDS + 10):
+    encoding: list[float] = []
+    asking: list[float] = []
+    for turn in range(TURNS):
+        asking += await ask(port, turn)
+        for number in range(ROUNDS // TURNS):
             start = time.perf_counter()
-            await asyncio.to_thread(encoder.encode, [f"user: What is thing {1000 + turn} good for?"])
-            middle = time.perf_counter()
-            answer = await client.post(
-                "/score", json={"text": f"user: What is item {1000 + turn} good for?", "k": 10}
-            )
-            end = time.perf_counter()
-            assert len(answer.json()["chosen"]) == 10
-            if turn >= 10:
-                encoding.append((middle - start) * 1e3)
-                asking.append((end - middle) * 1e3)
+            await asyncio.to_thread(encoder.encode, [f"user: What is thing {turn * 1000 + number} good for?"])
+            encoding.append((time.perf_counter() - start) * 1e3)
     server.should_exit = True
     await serving
     await history.close()
@@ -124,4 +145,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--client"]:
+        client(int(sys.argv[2]), int(sys.argv[3]))
+    else:
+        main()

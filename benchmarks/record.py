@@ -22,7 +22,7 @@ RESULTS = Path(__file__).parent / "RESULTS.md"
 BENCHES: dict[str, tuple[str, ...]] = {
     "fanout": ("benchmarks.fanout",),
     "reward": ("benchmarks.reward", "benchmarks.reward_service"),
-    "gating": ("benchmarks.gating",),
+    "gating": ("benchmarks.gating", "benchmarks.gating_score"),
     "weights": ("benchmarks.weights",),
     "mesh": ("benchmarks.mesh",),
 }
