@@ -178,7 +178,11 @@ async def test_with_no_events_left_it_takes_over_at_once(redis_history: RedisHis
         await wait_until(lambda: new.generations.status.leading)
         await append(redis_history, 3)
         await wait_until(lambda: new.learnt == 3)
-        assert await serving(redis_history) == "new"
+
+        async def taken_over() -> bool:
+            return await serving(redis_history) == "new"
+
+        await wait_until(taken_over, why="the serving head is of the new generation")
 
 
 def test_what_changes_the_head_changes_its_generation() -> None:
