@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, Response
 
 from coremesh.contracts import HeadResponse, ScoreRequest, ScoreResponse
 from coremesh.history.redis import RedisHistory
@@ -93,9 +93,11 @@ def create_gating_app(settings: Settings, encoder: SentenceEncoder, loops: Loops
     )
     guard = [Depends(require_token(token))]
 
-    @app.post("/score", dependencies=guard, summary="Whom to ask for a prompt?")
-    async def score(request: ScoreRequest) -> ScoreResponse:
-        return await service.score(request)
+    @app.post("/score", dependencies=guard, summary="Whom to ask for a prompt?", response_model=ScoreResponse)
+    async def score(request: ScoreRequest) -> Response:
+        # Serialised here: FastAPI would validate hundreds of scores once more on every request.
+        answer = await service.score(request)
+        return Response(answer.model_dump_json(), media_type="application/json")
 
     @app.get("/head", dependencies=guard, summary="What has been learnt?")
     async def head() -> HeadResponse:
