@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import math
 import random
 import time
@@ -28,6 +30,9 @@ RENEWED = 1 / 32
 """Share of answers that close their connection. A busy connection is never idle, so its caller would stay with one
 replica for ever; closed now and then, it comes back to whichever replica the name leads to next."""
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
+DRAIN_LIMITS = 4
+"""A refused body is read and thrown away up to so many times the limit, for at most DRAIN_S seconds."""
+DRAIN_S = 3.0
 Check = Callable[[], Awaitable[str | None]]
 
 
@@ -165,13 +170,27 @@ class _Bounds:
             if message["type"] == "http.request":
                 received += len(message.get("body", b""))
                 if received > self._limit:
+                    if message.get("more_body", False):
+                        await self._hear_out(receive)
                     # FastAPI lets only an HTTPException through while it reads a body.
                     raise HTTPException(413, f"the body is over {self._limit} bytes")
             return message
 
         await self._app(scope, bounded, send)
 
+    async def _hear_out(self, receive: Receive) -> None:
+        # A client that is still sending when the connection closes loses the answer: read on, within bounds.
+        heard = 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_S):
+                while heard < DRAIN_LIMITS * self._limit:
+                    message = await receive()
+                    heard += len(message.get("body", b""))
+                    if message["type"] != "http.request" or not message.get("more_body", False):
+                        break
+
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._hear_out(receive)
         await error_response(TooLong(f"the body is over {self._limit} bytes"))(scope, receive, send)
 
 
