@@ -35,7 +35,7 @@ async def trainer(world: World, **settings: Any) -> httpx.AsyncClient:
 async def test_bundled_questions_are_asked_and_recorded_for_both_folds(world: World) -> None:
     miners = await world.miners(says(FACT), answers(500))
     await trainer(world, source="bundled", loop="original")
-    events = await wait_until(lambda: _at_least(world, 3))
+    events = await wait_until(lambda: _asked(world, 3))
     for event in events[:3]:
         assert event.kind == "answer"
         assert event.flags == Flag.SCORED | Flag.TRAIN_GATING | Flag.RANDOM_SAMPLE
@@ -139,6 +139,11 @@ async def test_one_of_two_trains_and_the_other_takes_over(world: World) -> None:
 
 
 async def _at_least(world: World, n: int) -> Any:
+    events = await world.forwards()
+    return events if len(events) >= n else None
+
+
+async def _asked(world: World, n: int) -> Any:
     # A trainer that leads before it has seen a metagraph records that there was nobody to ask.
     events = [event for event in await world.forwards() if event.available]
     return events if len(events) >= n else None
