@@ -23,6 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import httpx
 import numpy as np
+import structlog
 import torch
 import uvicorn
 import uvloop
@@ -147,6 +148,8 @@ async def measure(url: str) -> None:
 
 def main() -> None:
     torch.set_num_threads(1)
+    # Standard output is for the rows alone.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     directory = Path(tempfile.mkdtemp(prefix="coremesh-bench-"))
     server = RedisServer(directory)
     server.start()
