@@ -15,6 +15,7 @@ import uvloop
 from coremesh.errors import BadSetting, CoremeshError
 from coremesh.service import Health, Loops
 from coremesh.service.logs import configure_logging
+from coremesh.service.run import listen
 from coremesh.settings import LogSettings
 from coremesh.types import Hotkey
 from coremesh.wire.wallets import load_keypair
@@ -76,7 +77,7 @@ async def _run(options: Options) -> int:
     chain = MinerChain(options.network, options.netuid, keypair, stakes)
     gate = Gate(Hotkey(keypair.ss58_address), stakes, options.allowed, options.min_stake)
     async with contextlib.AsyncExitStack() as stack:
-        listener = stack.enter_context(_listen(options.host, options.port))
+        listener = stack.enter_context(listen(options.host, options.port, flag="--port"))
         backend = make_backend(options)
         stack.push_async_callback(backend.close)
         await backend.start()
@@ -116,23 +117,6 @@ async def _publish(chain: MinerChain, options: Options, up: asyncio.Event) -> No
     if options.endpoint is not None:
         await chain.publish(options.endpoint, deadline_s=options.chain_deadline_s)
     print(f"miner ready: http://{options.host}:{options.port}", flush=True)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(1024)
-    except OSError as error:
-        listener.close()
-        raise BadSetting(
-            f"cannot listen on {host}:{port}: {error.strerror}",
-            remedy="Stop what listens there, or choose another --port.",
-        ) from None
-    listener.set_inheritable(True)
-    return listener
 
 
 class _Server(uvicorn.Server):

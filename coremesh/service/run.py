@@ -115,8 +115,8 @@ def _serve(name: str, factory: Factory, settings: Settings, default_port: int) -
         return 0
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises BadSetting in one sentence when the address cannot be had."""
+def listen(host: str, port: int, *, flag: str = "--http.port") -> socket.socket:
+    """A listening socket. Raises BadSetting in one sentence, naming the port's ``flag``, when it cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -127,7 +127,7 @@ def listen(host: str, port: int) -> socket.socket:
         listener.close()
         raise BadSetting(
             f"cannot listen on {host}:{port}: {error.strerror}",
-            remedy="Stop what listens there, or choose another --http.port.",
+            remedy=f"Stop what listens there, or choose another {flag}.",
         ) from None
     listener.set_inheritable(True)
     return listener
