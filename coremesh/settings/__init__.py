@@ -1,6 +1,6 @@
 """Settings: frozen plain values from flags, environment, a TOML file, or defaults, in that order."""
 
-from coremesh.settings.loader import Loaded, Section, Settings, load
+from coremesh.settings.loader import Loaded, Problem, Section, Settings, examine, load, unknown_variables
 from coremesh.settings.sections import (
     ALL_SECTIONS,
     ChainSettings,
@@ -24,6 +24,7 @@ __all__ = [
     "Loaded",
     "LogSettings",
     "MeshSettings",
+    "Problem",
     "QuerierSettings",
     "RedisSettings",
     "RewardSettings",
@@ -32,5 +33,7 @@ __all__ = [
     "TrainerSettings",
     "WalletSettings",
     "WeightsSettings",
+    "examine",
     "load",
+    "unknown_variables",
 ]
