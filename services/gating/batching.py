@@ -5,14 +5,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 
 import numpy as np
+from prometheus_client import Gauge, Histogram
 
 from coremesh.errors import Busy, ServiceUnavailable
+from coremesh.service.metrics import BUCKETS_S
 from services.gating.encoder import TextEncoder
+
+QUEUE_DEPTH = Gauge("coremesh_gating_queue_depth", "Prompts that wait for the encoder")
+WAIT_SECONDS = Histogram(
+    "coremesh_gating_wait_seconds", "Time that a prompt waits until the encoder takes it", buckets=BUCKETS_S
+)
+TAKEN_PROMPTS = Histogram(
+    "coremesh_gating_batch_prompts",
+    "Prompts that the encoder takes at once",
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024),
+)
 
 
 class EmbeddingCache:
@@ -50,10 +63,11 @@ class EmbeddingCache:
 class _Job:
     """A text on its way, shared by all who asked for it meanwhile."""
 
-    __slots__ = ("future", "key", "text")
+    __slots__ = ("future", "key", "since", "text")
 
     def __init__(self, key: bytes, text: str, future: asyncio.Future[np.ndarray]) -> None:
         self.key, self.text, self.future = key, text, future
+        self.since = time.perf_counter()
 
 
 class BatchingEncoder:
@@ -148,6 +162,7 @@ class BatchingEncoder:
             if len(self._queue) + len(fresh) > self._max_queued:
                 raise Busy(f"{len(self._queue)} prompts already wait for the encoder")
             self._queue.extend(fresh.values())
+            QUEUE_DEPTH.set(len(self._queue))
             self._wake.notify()
         self._flying.update(fresh)
 
@@ -178,7 +193,13 @@ class BatchingEncoder:
                 if batch and characters > self._batch_characters:
                     break
                 batch.append(self._queue.popleft())
-            return batch
+            QUEUE_DEPTH.set(len(self._queue))
+        now = time.perf_counter()
+        for job in batch:
+            WAIT_SECONDS.observe(now - job.since)
+        if batch:
+            TAKEN_PROMPTS.observe(len(batch))
+        return batch
 
     def _tell(self, what: Callable[..., None], *args: object) -> None:
         assert self._loop is not None
@@ -205,4 +226,5 @@ class BatchingEncoder:
     def _fail_all(self, error: BaseException) -> None:
         with self._wake:
             self._queue.clear()
+            QUEUE_DEPTH.set(0)
         self._fail(list(self._flying.values()), error)

@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
+from prometheus_client import Histogram
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from coremesh.errors import BadModel
@@ -26,6 +27,12 @@ _POOLING_KEYS: dict[str, Pooling] = {
     "pooling_mode_lasttoken": "last",
 }
 _CHARACTERS_PER_TOKEN = 16
+
+BATCH_TOKENS = Histogram(
+    "coremesh_gating_batch_tokens",
+    "Tokens, padding included, that the encoder's model computes at once",
+    buckets=(16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384),
+)
 
 
 class TextEncoder(Protocol):
@@ -126,6 +133,7 @@ class SentenceEncoder:
 
     def _forward(self, rows: list[list[int]]) -> np.ndarray:
         longest = max(map(len, rows))
+        BATCH_TOKENS.observe(longest * len(rows))
         ids = np.full((len(rows), longest), self._tokenizer.pad_token_id, dtype=np.int64)
         mask = np.zeros((len(rows), longest), dtype=np.int64)
         for at, row in enumerate(rows):

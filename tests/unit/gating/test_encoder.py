@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from prometheus_client import REGISTRY
 from transformers import AutoModel, AutoTokenizer, GPT2Config, GPT2Model
 
 from coremesh.errors import BadModel, Busy, ServiceUnavailable
@@ -179,6 +180,24 @@ async def test_a_batch_keeps_its_budget_and_the_queue_its_bound() -> None:
         await asyncio.gather(first, waiting)
         assert [len(call) for call in slow.calls] == [1, 1, 1, 1, 1]
         assert batching.cache.get(b"absent") is None
+
+
+async def test_who_watches_sees_the_queue_and_the_wait() -> None:
+    def value(name: str) -> float:
+        return REGISTRY.get_sample_value(f"coremesh_gating_{name}") or 0.0
+
+    names = ("wait_seconds_count", "batch_prompts_count", "batch_prompts_sum")
+    slow, before = Slow(), [value(name) for name in names]
+    async with BatchingEncoder(slow) as batching:
+        first = asyncio.create_task(batching.encode(["0"]))
+        await wait_until(lambda: slow.calls)
+        waiting = asyncio.create_task(batching.encode(["a", "b", "c"]))
+        await wait_until(lambda: batching.queued == 3)
+        assert value("queue_depth") == 3
+        slow.go.set()
+        await asyncio.gather(first, waiting)
+        assert value("queue_depth") == 0
+        assert [value(name) - had for name, had in zip(names, before, strict=True)] == [4, 2, 4]
 
 
 async def test_a_failed_batch_fails_its_callers_only() -> None:
