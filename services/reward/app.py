@@ -49,11 +49,10 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-STEP_TOKENS_CPU = 512
-"""A CPU is busy with so few tokens already, and an interactive request waits for one step at most."""
-BULK_TOKENS = 4096
-"""While nobody interactive has come for a while: a prompt is then computed once for all of its completions."""
-
+STEP_CALLS = 8
+"""A step is worth so many calls of a model: a prompt is then computed once for nearly all its completions."""
+CALL_TOKENS_CPU, CALL_TOKENS_GPU = 512, 4096
+"""Of a call while users are about, who wait for a layer of it: still enough to keep the device busy."""
 
 OPEN_REMEDY = "Set COREMESH_MESH_TOKEN, or listen on 127.0.0.1."
 
@@ -81,10 +80,10 @@ def create_app(settings: Settings, loops: Loops, health: Health) -> FastAPI:
     built = build(config, models, safety=reward.nsfw_filter)
     shadow = _shadow(reward, models)
     log.info("reward stack loaded", stack=config.name, version=built.stack.version, device=models.device)
-    step = reward.step_tokens or (STEP_TOKENS_CPU if models.device == "cpu" else models.token_budget)
+    step = reward.step_tokens or STEP_CALLS * models.token_budget
     scheduler = Scheduler(
         step_tokens=step,
-        bulk_tokens=reward.step_tokens or max(step, BULK_TOKENS),
+        call_tokens=min(step, CALL_TOKENS_CPU if models.device == "cpu" else CALL_TOKENS_GPU),
         queue=reward.queue,
         queue_bytes=reward.queue_bytes,
         is_fatal=is_fatal,

@@ -28,6 +28,7 @@ from services.reward.engine import (
     load_value_head,
 )
 from services.reward.engine.logprob import LogProb, load_logprob
+from services.reward.engine.turns import give_way
 from services.reward.template import Form
 from services.reward.work import CHARS_PER_TOKEN, Op, TextOp
 
@@ -143,6 +144,7 @@ def is_fatal(error: BaseException) -> bool:
 
 def readable(text: str, model: Encoder | Classifier | LogProb) -> str:
     """The part of a text that the model can come to read, cleaned of control and special tokens."""
+    give_way()
     most = model.tokens.max_tokens * CHARS_READ_PER_TOKEN
     left = getattr(model.tokenizer, "truncation_side", "right") == "left"
     return clean(text[-most:] if left else text[:most], model.tokenizer)

@@ -17,6 +17,7 @@ import structlog
 
 from coremesh.errors import Busy, DeadlineExceeded, Unavailable
 from services.reward import metrics
+from services.reward.engine.turns import giving_way
 from services.reward.work import Op
 
 log = structlog.get_logger(__name__)
@@ -34,6 +35,10 @@ QUIET_S = 10.0
 """So long after the last interactive request training has the device to itself."""
 LINGER_S = 0.003
 """So long the thread stays with a user's request between two ops of it."""
+
+
+class Dropped(Exception):
+    """Nobody waits for the step that runs any more."""
 
 
 class Lane(IntEnum):
@@ -81,10 +86,11 @@ class Scheduler:
     """Runs ops on a thread of its own, in steps of about ``step_tokens``.
 
     A step takes what is queued when the thread is free (nothing ever waits for a batch to fill), from the
-    interactive lane first, and joins neighbours of the same op and lane. Larger lists are cut between items;
-    interactive work therefore waits for one step at most. Every cut costs training a little (each piece computes
-    its prompt anew), so while no interactive request has come for ``QUIET_S``, steps grow to ``bulk_tokens``.
-    ``queue`` bounds the admitted requests and
+    interactive lane first, and joins neighbours of the same op and lane; larger lists are cut between items.
+    A training step lets interactive work go first wherever the engine asks for it (``engine.turns``): between
+    two layers, calls or texts. So users wait for one layer of one call at most, and training is not cut up for
+    their sake. That call has at most ``call_tokens`` while users are about: until ``QUIET_S`` after the last
+    one. A step that nobody waits for any more ends at the same places. ``queue`` bounds the admitted requests and
     ``queue_bytes`` their texts. ``is_fatal`` says which errors of an op mean that the process must end; any
     other is its request's alone. ``watch`` must run as a loop of the service: it dies with the thread, and when
     a step takes longer than ``stuck_after``.
@@ -94,7 +100,7 @@ class Scheduler:
         self,
         *,
         step_tokens: int,
-        bulk_tokens: int | None = None,
+        call_tokens: int | None = None,
         queue: int,
         queue_bytes: int,
         is_fatal: Callable[[BaseException], bool] = lambda error: False,
@@ -102,7 +108,7 @@ class Scheduler:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._step_tokens = step_tokens
-        self._bulk_tokens = bulk_tokens or step_tokens
+        self._call_tokens = call_tokens
         self._interactive_s = -QUIET_S
         self._linger_until_s = 0.0
         self._queue = queue
@@ -120,6 +126,7 @@ class Scheduler:
         self._failures = 0
         self._request_s = 0.5
         self._running: tuple[_Slice, ...] = ()
+        self._users_s = 0.0
         self._thread = threading.Thread(target=self._work, name="reward-compute", daemon=True)
 
     def start(self) -> None:
@@ -225,12 +232,12 @@ class Scheduler:
 
     def _work(self) -> None:
         try:
-            while len(step := self._take()) > 0:
-                self._running = step
-                self._step_since_s = self._clock()
-                self._do(step)
-                self._step_since_s = None
-                self._running = ()
+            with giving_way(self._give_way):
+                while len(step := self._take()) > 0:
+                    self._running = step
+                    self._do(step)
+                    self._step_since_s = None
+                    self._running = ()
         except BaseException as error:
             # Everything that the thread owes is answered before anybody learns that it is dead.
             self._step_since_s = None
@@ -241,24 +248,48 @@ class Scheduler:
         """The next step; empty when closing. Blocks while there is nothing to do."""
         with self._changed:
             while True:
-                if self._closing:
-                    return ()
-                step = self._fill(self._lanes[Lane.INTERACTIVE], Lane.INTERACTIVE)
-                if step:
-                    return step
-                linger_s = self._linger_until_s - self._clock()
-                if linger_s > 0 and self._admitted[Lane.INTERACTIVE]:
-                    self._changed.wait(linger_s)
-                    continue
-                step = self._fill(self._lanes[Lane.TRAINING], Lane.TRAINING)
-                if step:
+                step = self._take_interactive() or (
+                    () if self._closing else self._fill(self._lanes[Lane.TRAINING], Lane.TRAINING)
+                )
+                if step or self._closing:
                     return step
                 self._changed.wait()
 
+    def _take_interactive(self) -> tuple[_Slice, ...]:
+        """The next step of the interactive lane; empty when there is none, or closing. Lingers."""
+        while not self._closing:
+            step = self._fill(self._lanes[Lane.INTERACTIVE], Lane.INTERACTIVE)
+            linger_s = self._linger_until_s - self._clock()
+            if step or linger_s <= 0 or not self._admitted[Lane.INTERACTIVE]:
+                return step
+            self._changed.wait(linger_s)
+        return ()
+
+    def _give_way(self) -> int | None:
+        """Called by the engine within a step: interactive work first. See ``engine.turns.Hook``.
+
+        Raises Dropped when nobody waits for the step any more.
+        """
+        step = self._running
+        lane = step[0].ticket.lane
+        self._step_since_s = began = self._clock()
+        with self._changed:
+            if all(self._is_over(part.ticket) for part in step if part.ticket.lane is lane):
+                raise Dropped
+            users = self._take_interactive() if lane is Lane.TRAINING else ()
+        while users:
+            self._running = (*users, *step)
+            self._do(users)
+            with self._changed:
+                users = self._take_interactive()
+            self._running = step
+            self._step_since_s = self._clock()
+        self._users_s += self._step_since_s - began
+        return self._call_tokens if self._step_since_s - self._interactive_s < QUIET_S else None
+
     def _fill(self, waiting: deque[_Ticket], lane: Lane) -> tuple[_Slice, ...]:
         step: list[_Slice] = []
-        quiet = lane is Lane.TRAINING and self._clock() - self._interactive_s >= QUIET_S
-        room = self._bulk_tokens if quiet else self._step_tokens
+        room = self._step_tokens
         for ticket in list(waiting):
             if self._is_over(ticket):
                 waiting.remove(ticket)
@@ -289,17 +320,23 @@ class Scheduler:
         op = step[0].ticket.op
         items = [item for part in step for item in part.items]
         metrics.STEP_TOKENS.labels(op.name).observe(sum(sum(p.ticket.costs[p.start : p.stop]) for p in step))
-        with metrics.STEP_SECONDS.labels(op.name).time():
-            try:
-                results = list(op.run(items))
-                if len(results) != len(items):
-                    raise RuntimeError(f"{op.name} gave {len(results)} results for {len(items)} items")
-            except Exception as error:
-                if self._is_fatal(error):
-                    raise
-                # A future cannot hold a StopIteration, and its caller would wait for ever.
-                self._on_failure(step, RuntimeError(op.name) if isinstance(error, StopIteration) else error)
-                return
+        self._step_since_s = began = self._clock()
+        users_s = self._users_s
+        try:
+            results = list(op.run(items))
+            if len(results) != len(items):
+                raise RuntimeError(f"{op.name} gave {len(results)} results for {len(items)} items")
+        except Dropped:
+            return
+        except Exception as error:
+            if self._is_fatal(error):
+                raise
+            # A future cannot hold a StopIteration, and its caller would wait for ever.
+            self._on_failure(step, RuntimeError(op.name) if isinstance(error, StopIteration) else error)
+            return
+        finally:
+            spent_s = self._clock() - began - (self._users_s - users_s)
+            metrics.STEP_SECONDS.labels(op.name).observe(spent_s)
         self._failures = 0
         if step[0].ticket.lane is Lane.INTERACTIVE:
             # Its request mostly goes on with another op in a moment; a training step in between would double

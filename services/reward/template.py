@@ -9,6 +9,7 @@ from typing import Any
 from coremesh.errors import BadModel
 from services.reward.config import TextForm
 from services.reward.engine import Group
+from services.reward.engine.turns import give_way
 
 Conversation = Sequence[tuple[str, str]]
 
@@ -94,6 +95,7 @@ class Form:
 
     def _cut(self, text: str, most: int, *, newest: bool) -> tuple[str, int]:
         """The text's first (or newest) ``most`` tokens, and how many there are."""
+        give_way()
         spans = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)[
             "offset_mapping"
         ]

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
+from services.reward.engine.turns import give_way
+
 T = TypeVar("T")
 R = TypeVar("R")
 T_contra = TypeVar("T_contra", contravariant=True)
@@ -61,7 +63,11 @@ class TextOp(Generic[T, R]):
 
     def run(self, items: Sequence[T]) -> list[R]:
         """Each on its own."""
-        return [self._work(item) for item in items]
+        found: list[R] = []
+        for item in items:
+            give_way()
+            found.append(self._work(item))
+        return found
 
 
 class Inline:

@@ -12,6 +12,10 @@ from services.reward.engine.bert import PackedBert
 from services.reward.engine.budget import TokenBudget
 from services.reward.engine.decoder import KeyValue, PackedDecoder
 from services.reward.engine.plan import Ids, chunks
+from services.reward.engine.turns import paced
+
+AHEAD = 8
+"""Calls that may wait in a GPU's queue."""
 
 
 class Backend(Protocol):
@@ -65,12 +69,19 @@ class DecoderBackend:
             left = [[(i, distinct.sequences[i]) for i in g if i not in found] for g in distinct.groups]
             carried: list[KeyValue] | None = None
             waiting: list[tuple[list[int], torch.Tensor]] = []
-            for chunk in chunks([group for group in left if group], tokens):
+            ahead = AHEAD if device.type != "cpu" else 0
+
+            def most() -> int:
+                # Results are fetched late: a copy from the device would wait for it. With somebody about, what
+                # the device has still to do is what they would wait for.
+                allowed = paced(tokens)
+                if len(waiting) > (ahead if allowed == tokens else 0):
+                    _collect(waiting, found)
+                return allowed
+
+            for chunk in chunks([group for group in left if group], most):
                 scores, carried = self.model.forward(chunk, carried)
                 waiting.append((chunk.which, scores))
-                # Results are fetched late: a copy from the device would wait for it.
-                if device.type == "cpu" or len(waiting) > 8:
-                    _collect(waiting, found)
             _collect(waiting, found)
 
         budget.run(work)
@@ -94,10 +105,16 @@ class EncoderBackend:
             left = [i for i in range(len(distinct.sequences)) if i not in found]
             left.sort(key=lambda i: -len(distinct.sequences[i]))
             waiting: list[tuple[list[int], torch.Tensor]] = []
-            for batch in _packed(left, distinct.sequences, tokens):
-                waiting.append((batch, self._run([distinct.sequences[i] for i in batch])))
-                if device.type == "cpu" or len(waiting) > 8:
+            ahead = AHEAD if device.type != "cpu" else 0
+
+            def most() -> int:
+                allowed = paced(tokens)
+                if len(waiting) > (ahead if allowed == tokens else 0):
                     _collect(waiting, found)
+                return allowed
+
+            for batch in _packed(left, distinct.sequences, most):
+                waiting.append((batch, self._run([distinct.sequences[i] for i in batch])))
             _collect(waiting, found)
 
         budget.run(work)
@@ -108,13 +125,13 @@ class EncoderBackend:
         return self.read(self.model.forward(texts), np.cumsum([len(t) for t in texts]).tolist())
 
 
-def _packed(left: list[int], sequences: Sequence[Ids], tokens: int) -> Iterator[list[int]]:
+def _packed(left: list[int], sequences: Sequence[Ids], most: Callable[[], int]) -> Iterator[list[int]]:
     batch: list[int] = []
-    size = 0
+    size, tokens = 0, most()
     for i in left:
         if batch and size + len(sequences[i]) > tokens:
             yield batch
-            batch, size = [], 0
+            batch, size, tokens = [], 0, most()
         batch.append(i)
         size += len(sequences[i])
     if batch:

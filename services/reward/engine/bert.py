@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -13,6 +14,7 @@ from torch.nn import functional
 from services.reward.engine.attention_cpu import head_major, heads_product
 from services.reward.engine.families import Unsupported, activation_of
 from services.reward.engine.linear import LayerNorm, Linear
+from services.reward.engine.turns import give_way
 
 
 @dataclass(frozen=True)
@@ -102,12 +104,17 @@ class PackedBert:
         if bert.project is not None:
             x = bert.project(x)
         x = bert.norm(x)
-        self.attention.begin(ends)
+        # What attention remembers is this call's own: others may run between its layers.
+        attention = copy.copy(self.attention)
+        attention.begin(ends)
         for number, layer in enumerate(bert.layers):
-            x = self._layer(number, layer, x, ends)
+            give_way()
+            x = self._layer(number, layer, x, ends, attention)
         return x
 
-    def _layer(self, number: int, layer: Layer, x: torch.Tensor, ends: list[int]) -> torch.Tensor:
+    def _layer(
+        self, number: int, layer: Layer, x: torch.Tensor, ends: list[int], attention: FullAttention
+    ) -> torch.Tensor:
         heads, width = self.bert.heads, self.bert.width
         if layer.qkv is not None:
             q, k, v = layer.qkv(x).view(len(x), 3, heads, width).unbind(1)
@@ -117,7 +124,7 @@ class PackedBert:
             k, v = layer.kv(x).view(len(x), 2, heads, width).unbind(1)
             x = x[torch.tensor([0, *ends[:-1]], device=x.device)]
             q = layer.q(x).view(len(x), heads, width)
-        attended = self.attention(number, q, k, v, first=layer.qkv is None)
+        attended = attention(number, q, k, v, first=layer.qkv is None)
         x = layer.after_attention(layer.out.plus(attended, x))
         return layer.after_mlp(layer.down.plus(layer.up(x, layer.activation), x))
 

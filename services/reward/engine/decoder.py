@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,6 +12,7 @@ from torch.nn import functional
 
 from services.reward.engine.linear import Linear
 from services.reward.engine.plan import Chunk
+from services.reward.engine.turns import give_way
 
 Norm = Any
 KeyValue = tuple[torch.Tensor, torch.Tensor]
@@ -105,16 +107,21 @@ class PackedDecoder:
         read = torch.tensor(chunk.read, device=device, dtype=torch.long)
         rotation = model.rotation[positions].unsqueeze(1)
         x = functional.embedding(ids, model.embedding)
-        self.attention.begin(chunk, carried)
+        # What attention remembers is this call's own: others may run between its layers.
+        attention = copy.copy(self.attention)
+        attention.begin(chunk, carried)
         for number, block in enumerate(model.blocks[:-1]):
-            x = self._block(number, block, x, rotation)
-        x = self._last(model.blocks[-1], x, rotation, read)
-        kept = self.attention.end()
+            x = self._block(number, block, x, rotation, attention)
+            give_way()
+        x = self._last(model.blocks[-1], x, rotation, read, attention)
+        kept = attention.end()
         if not len(chunk.read):
             return x.new_zeros((0, 1)), kept
         return model.head(model.final(x)), kept
 
-    def _block(self, number: int, block: Block, x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
+    def _block(
+        self, number: int, block: Block, x: torch.Tensor, rotation: torch.Tensor, attention: Attention
+    ) -> torch.Tensor:
         shape = self.decoder.shape
         assert block.qkv is not None
         h = block.before_attention(x)
@@ -127,10 +134,15 @@ class PackedDecoder:
         else:
             qk = rotate(qk, rotation, shape.rotary)
             q, k = qk[:, : shape.heads], qk[:, shape.heads :]
-        return mix(block, x, h, self.attention(number, q, k, v, read=False))
+        return mix(block, x, h, attention(number, q, k, v, read=False))
 
     def _last(
-        self, block: Block, x: torch.Tensor, rotation: torch.Tensor, read: torch.Tensor
+        self,
+        block: Block,
+        x: torch.Tensor,
+        rotation: torch.Tensor,
+        read: torch.Tensor,
+        attention: Attention,
     ) -> torch.Tensor:
         shape = self.decoder.shape
         assert block.q is not None
@@ -145,7 +157,7 @@ class PackedDecoder:
         if block.q_norm is not None and block.k_norm is not None:
             q, k = block.q_norm(q), block.k_norm(k)
         q, k = rotate(q, rotation[read], shape.rotary), rotate(k, rotation, shape.rotary)
-        return mix(block, x, h, self.attention(number, q, k, v, read=True))
+        return mix(block, x, h, attention(number, q, k, v, read=True))
 
 
 def rotate(x: torch.Tensor, rotation: torch.Tensor, width: int) -> torch.Tensor:

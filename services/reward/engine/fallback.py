@@ -11,6 +11,7 @@ import torch
 from services.reward.engine.backend import Distinct
 from services.reward.engine.budget import TokenBudget
 from services.reward.engine.plan import Ids, batches_by_length
+from services.reward.engine.turns import give_way, paced
 
 Read = Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -42,7 +43,8 @@ class Fallback:
 
         def work(tokens: int) -> None:
             left = [i for i in range(len(sequences)) if i not in found]
-            for batch in self._batches(left, sequences, tokens):
+            for batch in self._batches(left, sequences, paced(tokens)):
+                give_way()
                 for i, row in zip(batch, self._run([sequences[i] for i in batch]), strict=True):
                     found[i] = row
 

@@ -16,6 +16,7 @@ from services.reward.engine.errors import ModelError
 from services.reward.engine.load import identity_of, open_model, open_tokenizer, read_config, token_limit
 from services.reward.engine.plan import Group, batches_by_length
 from services.reward.engine.text import Tokens, well_formed
+from services.reward.engine.turns import give_way, paced
 
 # A row of logits is as long as the vocabulary: so many numbers at once, a quarter of a gigabyte.
 LOGITS_AT_ONCE = 1 << 26
@@ -84,7 +85,8 @@ class LogProb:
 
         def work(tokens: int) -> None:
             left = [item for item in distinct if item not in found]
-            for batch in self._batches(left, tokens):
+            for batch in self._batches(left, paced(tokens)):
+                give_way()
                 found.update(zip(batch, self._run(batch), strict=True))
 
         if distinct:

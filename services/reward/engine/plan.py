@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 Ids = Sequence[int]
@@ -126,13 +126,13 @@ def families(groups: Sequence[Sequence[tuple[int, Ids]]]) -> list[tuple[Ids, lis
     return found
 
 
-def chunks(groups: Sequence[Sequence[tuple[int, Ids]]], tokens: int) -> Iterator[Chunk]:
-    """Chunks of about `tokens` packed tokens (more only where one sequence or prefix alone is longer).
+def chunks(groups: Sequence[Sequence[tuple[int, Ids]]], most: Callable[[], int]) -> Iterator[Chunk]:
+    """Chunks of about `most()` packed tokens (more only where one sequence or prefix alone is longer).
 
-    A group that does not fit is split between sequences; its prefix is computed in the first chunk and
-    carried into the next ones.
+    `most` is asked anew for each chunk, when the one before is done. A group that does not fit is split between
+    sequences; its prefix is computed in the first chunk and carried into the next ones.
     """
-    chunk = Chunk()
+    chunk, tokens = Chunk(), most()
     for prefix, own in families(groups):
         opened = False
         for number, ids in own:
@@ -140,7 +140,7 @@ def chunks(groups: Sequence[Sequence[tuple[int, Ids]]], tokens: int) -> Iterator
             if chunk.ids and len(chunk.ids) + need > tokens:
                 chunk.keeps = opened and bool(prefix)
                 yield chunk
-                chunk = Chunk()
+                chunk, tokens = Chunk(), most()
                 chunk.open(prefix, carried=opened)
             elif not opened:
                 chunk.open(prefix, carried=False)

@@ -7,6 +7,11 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
+from services.reward.engine.turns import give_way
+
+AT_ONCE = 32
+"""Texts in one call of a tokenizer."""
+
 # C0 and C1 controls but tab and line feed; marks that reorder or hide text; non-characters.
 _CONTROL = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ufffe\uffff]"
@@ -87,16 +92,19 @@ class Tokens:
             return []
         left = getattr(self.tokenizer, "truncation_side", "right") == "left"
         cut = [t[-self.max_chars :] if left else t[: self.max_chars] for t in map(well_formed, texts)]
-        encoded = self.tokenizer(
-            cut,
-            truncation=True,
-            max_length=self.max_tokens,
-            add_special_tokens=True,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )["input_ids"]
-        return [ids or [self._empty] for ids in encoded]
+        found: list[list[int]] = []
+        for start in range(0, len(cut), AT_ONCE):
+            give_way()
+            found += self.tokenizer(
+                cut[start : start + AT_ONCE],
+                truncation=True,
+                max_length=self.max_tokens,
+                add_special_tokens=True,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                verbose=False,
+            )["input_ids"]
+        return [ids or [self._empty] for ids in found]
 
     def windows(self, text: str, size: int) -> list[list[int]]:
         """All of the text as consecutive windows of at most `size` ids, special tokens included in each."""

@@ -12,6 +12,7 @@ import pytest
 
 from coremesh.errors import Busy, DeadlineExceeded, Unavailable
 from coremesh.service.loops import Loops
+from services.reward.engine.turns import give_way
 from services.reward.scheduler import Lane, Scheduler
 from tests.wait import wait_until
 
@@ -131,17 +132,106 @@ async def test_a_users_request_is_not_parted_by_training():
     assert order == ["user", "user again", "training", "training"]
 
 
-async def test_training_takes_larger_steps_while_no_user_is_about():
-    now = [0.0]
-    with running(bulk_tokens=40, clock=lambda: now[0]) as scheduler:
-        op = Double()
-        await scheduler.run(op, [10] * 8, Lane.TRAINING, None)
+class Polite(Double):
+    """Lets others go first before each item, and keeps how many tokens it was then told to take."""
+
+    def __init__(self) -> None:
+        super().__init__("polite")
+        self.told: list[int | None] = []
+        self.done: list[int] = []
+
+    def run(self, items: Sequence[int]) -> list[int]:
+        found: list[int] = []
+        for item in items:
+            self.told.append(give_way())
+            found += super().run([item])
+            self.done.append(item)
+        return found
+
+
+async def test_a_training_step_lets_users_go_first_wherever_it_can():
+    with running(step_tokens=100, call_tokens=5) as scheduler:
+        op, user = Polite(), Double("user")
+        op.gate.clear()
+        training = await queued(op, scheduler, [1, 2, 3], Lane.TRAINING)
+        await wait_until(lambda: op.steps)
         with scheduler.admit(Lane.INTERACTIVE, 1):
-            await scheduler.run(op, [10] * 2, Lane.INTERACTIVE, None)
-        await scheduler.run(op, [10] * 2, Lane.TRAINING, None)
+            asked = [await queued(user, scheduler, [n], Lane.INTERACTIVE) for n in (7, 8)]
+            seen: list[list[int]] = []
+            asked[1].add_done_callback(lambda _: seen.append(list(op.done)))
+            user.gate.clear()
+            op.gate.set()
+            await wait_until(lambda: user.steps)
+            assert op.done == [1]
+            user.gate.set()
+            assert await asyncio.gather(*asked) == [[14], [16]]
+        assert await training == [2, 4, 6]
+    assert user.steps == [[7, 8]]
+    assert op.steps == [[1], [2], [3]]
+
+
+async def test_calls_are_small_while_users_are_about():
+    now = [0.0]
+    with running(step_tokens=100, call_tokens=5, clock=lambda: now[0]) as scheduler:
+        op = Polite()
+        await scheduler.run(op, [1], Lane.TRAINING, None)
+        with scheduler.admit(Lane.INTERACTIVE, 1):
+            await scheduler.run(op, [1], Lane.INTERACTIVE, None)
+        await scheduler.run(op, [1], Lane.TRAINING, None)
         now[0] = 60.0
-        await scheduler.run(op, [10] * 4, Lane.TRAINING, None)
-    assert [len(step) for step in op.steps] == [4, 4, 1, 1, 1, 1, 4]
+        await scheduler.run(op, [1], Lane.TRAINING, None)
+    assert op.told == [None, 5, 5, None]
+
+
+@pytest.mark.parametrize("lane", Lane)
+async def test_a_step_that_nobody_waits_for_any_more_ends(lane: Lane):
+    with running(step_tokens=100) as scheduler:
+        op = Polite()
+        op.gate.clear()
+        gone = await queued(op, scheduler, [1, 2, 3], lane)
+        await wait_until(lambda: op.steps)
+        gone.cancel()
+        await asyncio.gather(gone, return_exceptions=True)
+        stays = await queued(Double(), scheduler, [5], Lane.TRAINING)
+        op.gate.set()
+        assert await stays == [10]
+        assert op.done == [1]
+        assert await scheduler.problem() is None
+
+
+async def test_a_step_that_gives_way_does_not_count_as_hanging():
+    now = [0.0]
+
+    class Slow(Polite):
+        def run(self, items: Sequence[int]) -> list[int]:
+            now[0] += 0.9
+            give_way()
+            now[0] += 0.9
+            return super().run(items)
+
+    with running(stuck_after=timedelta(seconds=1), clock=lambda: now[0]) as scheduler:
+        died = await watched(scheduler)
+        op = Slow()
+        op.gate.clear()
+        task = await queued(op, scheduler, [1], Lane.TRAINING)
+        await wait_until(lambda: op.steps)
+        await asyncio.sleep(0.3)
+        assert died() == []
+        op.gate.set()
+        assert await task == [2]
+
+
+async def test_a_user_whose_work_kills_the_thread_leaves_no_training_hanging():
+    with running(step_tokens=100) as scheduler:
+        op, user = Polite(), Double("user")
+        user.poison = {7: Fatal("device lost")}
+        op.gate.clear()
+        training = await queued(op, scheduler, [1, 2], Lane.TRAINING)
+        await wait_until(lambda: op.steps)
+        asked = await queued(user, scheduler, [7], Lane.INTERACTIVE)
+        op.gate.set()
+        results = await asyncio.wait_for(asyncio.gather(training, asked, return_exceptions=True), 5)
+    assert [type(result) for result in results] == [Unavailable] * 2
 
 
 async def test_lanes_are_not_joined(scheduler: Scheduler):

@@ -37,7 +37,7 @@ def test_chunks_hold_every_sequence_once(drawn: list[tuple[list[int], list[list[
     wanted = {n: ids for group in groups for n, ids in group}
     found: dict[int, list[int]] = {}
     kept: list[int] = []
-    for chunk in chunks(groups, tokens):
+    for chunk in chunks(groups, lambda: tokens):
         assert len(chunk.ids) == len(chunk.positions)
         longest = max(len(ids) for ids in wanted.values())
         assert len(chunk.ids) <= max(tokens, longest)
