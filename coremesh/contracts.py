@@ -294,6 +294,7 @@ class HistoryRow(Contract):
     stats_version: int
     degraded: tuple[str, ...]
     available: int
+    trace_id: str = Field("", description="the trace that was taken of it, where traces are taken")
     messages: tuple[ChatMessage, ...] | None = None
     completions: tuple[str, ...] | None = None
 
@@ -350,3 +351,86 @@ class WeightsResponse(Contract):
     on_chain_block: int
     last_id: str
     held: str | None = Field(None, description="why the next submission is held, if it is")
+
+
+class ScoreStanding(Contract):
+    """What the fold holds of one uid at one place of the history."""
+
+    moving: float = Field(description="the moving value that the rule keeps")
+    score: float = Field(description="what the rule reads from it")
+    successes: int
+    failures: int
+
+
+class ExplainedEvent(Contract):
+    """A scored event in which the uid was asked. ``rewards`` are of everybody asked, in the event's order."""
+
+    what: Literal["event"] = "event"
+    event_id: str
+    stream_id: str
+    time_ms: int
+    block: int
+    kind: str
+    asked: int = Field(description="how many were asked")
+    place: int = Field(ge=0, description="index of the uid in rewards")
+    rewards: tuple[float | None, ...] = Field(
+        max_length=65536, description="none: failed, which counts as a target of 0"
+    )
+    reward: float | None
+    status: str
+    share: float | None = Field(description="of the softmax; none: the rule has no shares")
+    counted: bool
+    note: str = Field(
+        default="", description="why it did not count, or that the uid started again from 0 with it"
+    )
+    restarted: bool = Field(default=False, description="it showed a new hotkey before the metagraph did")
+    before: ScoreStanding | None = Field(description="none: what was before is not in the history any more")
+    after: ScoreStanding | None
+
+
+class ExplainedReset(Contract):
+    """A metagraph event after which the uid stood at 0."""
+
+    what: Literal["reset"] = "reset"
+    event_id: str
+    stream_id: str
+    time_ms: int
+    block: int
+    old_hotkey: str
+    new_hotkey: str
+    reason: str
+    before: ScoreStanding
+    after: ScoreStanding
+
+
+class Explanation(Contract):
+    """How one miner's score came about, recomputed from the history."""
+
+    format: Literal["coremesh explanation/1"] = "coremesh explanation/1"
+    netuid: int
+    validator: str = Field(description="hotkey of the validator that gives the explanation; empty: none")
+    uid: int
+    hotkey: str = Field(description="empty: not known")
+    rule: str = Field(description="name and parameters")
+    standing: ScoreStanding = Field(description="as the validator serves it")
+    rank: int = Field(description="1 is the best of all uids; equal scores rank by uid")
+    weight: float | None = Field(description="share of what would be set now; none: no metagraph is known")
+    excluded: bool = Field(description="a validator over the stake limit: scored 0")
+    reset_block: int = Field(description="block at which the uid last started from 0")
+    events: int = Field(description="scored events behind all scores")
+    last_id: str = Field(description="the last event behind them")
+    since: str = Field(description="where the recomputation started; 0-0: at the start of the history")
+    trimmed: str = Field(description="the newest event trimmed away; 0-0: none, the history is whole")
+    agrees: bool = Field(description="the recomputed scores of all uids equal the served ones bit for bit")
+    note: str
+    steps: tuple[Annotated[ExplainedEvent | ExplainedReset, Field(discriminator="what")], ...] = Field(
+        max_length=2000, description="the last ones, oldest first"
+    )
+
+
+class SignedExplanation(Contract):
+    """An explanation with the validator's signature over its canonical JSON."""
+
+    explanation: Explanation
+    signer: str = Field(default="", description="ss58 address of the hotkey; empty: not signed")
+    signature: str = Field(default="", description="sr25519, hexadecimal; empty: not signed")

@@ -46,9 +46,9 @@ class Client:
     ) -> None:
         self._http.close()
 
-    def get(self, service: str, path: str) -> Any:
+    def get(self, service: str, path: str, timeout_s: float = 10.0) -> Any:
         """GET JSON. Raises ServiceUnavailable or Refused."""
-        return self._request("GET", service, path, None, 10.0)
+        return self._request("GET", service, path, None, timeout_s)
 
     def post(self, service: str, path: str, body: dict[str, Any], timeout_s: float) -> Any:
         """POST JSON. Raises ServiceUnavailable or Refused."""

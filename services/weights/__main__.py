@@ -1,7 +1,8 @@
-"""``python -m services.weights``: the service; ``python -m services.weights replay``: the proof of its scores."""
+"""``python -m services.weights``: the service; with a command such as ``replay``: what can be done without it."""
 
 from __future__ import annotations
 
+import importlib
 import sys
 from datetime import timedelta
 
@@ -23,9 +24,14 @@ from coremesh.wire.wallets import load_keypair
 from services.weights.app import create_app
 from services.weights.chain.sdk import BittensorChain
 from services.weights.engine import Engine
-from services.weights.replay import main as replay
 
 PORT = 8083
+COMMANDS = {
+    "replay": "services.weights.replay",
+    "explain": "services.weights.offline",
+    "verify": "services.weights.verify",
+}
+"""Modules with a ``main(argv) -> exit code``."""
 SECTIONS = (RedisSettings, ChainSettings, WalletSettings, MeshSettings, WeightsSettings)
 
 
@@ -43,10 +49,12 @@ def factory(settings: Settings, loops: Loops, health: Health) -> FastAPI:
         chain_settings=chain,
         settings=weights,
     )
-    return create_app(engine, loops, health, token=token, alpha=weights.alpha)
+    return create_app(
+        engine, loops, health, token=token, alpha=weights.alpha, netuid=chain.netuid, keypair=keypair
+    )
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["replay"]:
-        sys.exit(replay(sys.argv[2:]))
+    if sys.argv[1:2] and (command := COMMANDS.get(sys.argv[1])):
+        sys.exit(importlib.import_module(command).main(sys.argv[2:]))
     sys.exit(run_service("weights", factory, SECTIONS, port=PORT))

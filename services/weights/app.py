@@ -9,7 +9,7 @@ from typing import Annotated
 import numpy as np
 from fastapi import Depends, FastAPI, Query
 
-from coremesh.contracts import ScoreRow, ScoresResponse, WeightsResponse
+from coremesh.contracts import ScoreRow, ScoresResponse, SignedExplanation, WeightsResponse
 from coremesh.errors import BadUid, CoremeshError, Unavailable
 from coremesh.history import History
 from coremesh.metagraph import Metagraph
@@ -17,6 +17,7 @@ from coremesh.service import Health, Loops
 from coremesh.service import create_app as create_base_app
 from coremesh.service.auth import require_token
 from coremesh.service.metrics import watch_fold
+from coremesh.wire.keys import KeyPair
 from services.weights.api import (
     OverrideResponse,
     PreviewRequest,
@@ -26,7 +27,9 @@ from services.weights.api import (
 )
 from services.weights.book import Page
 from services.weights.engine import Engine
+from services.weights.explain import MOST_EVENTS
 from services.weights.fold import NAME
+from services.weights.witness import Witness
 
 MOST_SUBMISSIONS = 1000
 
@@ -39,8 +42,21 @@ class NotLeading(CoremeshError):
     default_remedy = "Ask the instance that leads."
 
 
-def create_app(engine: Engine, loops: Loops, health: Health, *, token: str, alpha: float) -> FastAPI:
-    """The API over a running engine; the app's lifespan starts the engine's loops and closes what it uses."""
+def create_app(
+    engine: Engine,
+    loops: Loops,
+    health: Health,
+    *,
+    token: str,
+    alpha: float,
+    netuid: int = 1,
+    keypair: KeyPair | None = None,
+) -> FastAPI:
+    """The API over a running engine; the app's lifespan starts the engine's loops and closes what it uses.
+
+    ``keypair``: the validator's hotkey, which signs explanations.
+    """
+    witness = Witness(engine, netuid, keypair)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -106,7 +122,15 @@ def create_app(engine: Engine, loops: Loops, health: Health, *, token: str, alph
         )
         return SubmissionsResponse(submissions=found)
 
-    _ = (scores, weights, preview, override, submissions)
+    @app.get("/explain/{uid}", dependencies=secured, tags=["weights"], summary="How a score came about")
+    async def explain(
+        uid: int,
+        events: Annotated[int, Query(ge=1, le=MOST_EVENTS, description="the last so many")] = 50,
+        sign: Annotated[bool, Query(description="with the signature of the validator's hotkey")] = False,
+    ) -> SignedExplanation:
+        return await witness.explain(uid, events, signed=sign)
+
+    _ = (scores, weights, preview, override, submissions, explain)
     return app
 
 

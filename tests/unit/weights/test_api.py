@@ -11,6 +11,7 @@ import pytest
 from coremesh.service import Health, Loops
 from coremesh.settings import ChainSettings, WeightsSettings
 from coremesh.types import ORIGIN
+from coremesh.wire.keys import KeyPair
 from services.weights.app import create_app
 from services.weights.engine import Engine
 from tests.events import make_event
@@ -24,7 +25,10 @@ BEARER = {"authorization": f"Bearer {TOKEN}"}
 
 @asynccontextmanager
 async def serving(
-    history: MemoryHistory | None = None, chain: FakeChain | None = None, **settings: object
+    history: MemoryHistory | None = None,
+    chain: FakeChain | None = None,
+    keypair: KeyPair | None = None,
+    **settings: object,
 ) -> AsyncIterator[tuple[httpx.AsyncClient, Engine, FakeChain]]:
     chain = chain or FakeChain()
     wanted = WeightsSettings(interval_s=0.01, **settings)  # type: ignore[arg-type]
@@ -33,7 +37,7 @@ async def serving(
     )
     died: list[str] = []
     async with Loops(lambda name, error: died.append(name)) as loops:
-        app = create_app(engine, loops, Health(), token=TOKEN, alpha=0.99)
+        app = create_app(engine, loops, Health(), token=TOKEN, alpha=0.99, keypair=keypair)
         transport = httpx.ASGITransport(app)
         async with (
             app.router.lifespan_context(app),

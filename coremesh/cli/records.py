@@ -1,0 +1,60 @@
+"""Commands about what was recorded: explaining scores, verifying explanations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from coremesh.cli.client import Client
+from coremesh.cli.explain import explain as ask_and_show
+from coremesh.cli.keys import config_path
+
+PASS_ON: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+MODULE = "services.weights"
+
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", help="TOML file of settings; default: COREMESH_CONFIG, else .devnet/coremesh.toml"
+    ),
+]
+
+
+def register(app: typer.Typer, become: Callable[[str, list[str]], None]) -> None:
+    """Add the commands. ``become`` makes this process a service's command: the command line imports no service."""
+
+    @app.command()
+    def explain(
+        uid: Annotated[int, typer.Argument(help="whose score")],
+        events: Annotated[int, typer.Option(min=1, max=500, help="the last so many events of the uid")] = 50,
+        sign: Annotated[bool, typer.Option("--sign", help="signed by the validator's hotkey")] = False,
+        offline: Annotated[
+            bool, typer.Option("--offline", help="from Redis and the wallet, without the weights service")
+        ] = False,
+        config: Config = None,
+        as_json: AsJson = False,
+    ) -> None:
+        """How a miner's score came about: its events, rewards, softmax shares, resets."""
+        if offline:
+            words = [str(uid), f"--events={events}", *["--sign"] * sign, *["--json"] * as_json]
+            become(MODULE, ["explain", *_with_config(words, config)])
+        with Client(config_path(config)) as client:
+            ask_and_show(client, uid, events, sign=sign, as_json=as_json)
+
+    @app.command(context_settings=PASS_ON)
+    def verify(context: typer.Context) -> None:
+        """Check a saved explanation: signature, shares, score steps (`coremesh verify --help` for its options)."""
+        become(MODULE, ["verify", *context.args])
+
+    _ = (explain, verify)
+
+
+def _with_config(words: list[str], given: Path | None = None) -> list[str]:
+    if {"--help", "--config"} & set(words):
+        return words
+    path = config_path(given)
+    return [*words, "--config", str(path)] if path else words

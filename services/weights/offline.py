@@ -1,0 +1,114 @@
+"""``coremesh explain --offline``: the explanation and its signature from the history and the wallet, no service."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+from datetime import timedelta
+
+from coremesh.cli import show
+from coremesh.cli.explain import explanation
+from coremesh.contracts import Explanation, SignedExplanation
+from coremesh.errors import BadSetting, BadWallet, CoremeshError, Unavailable
+from coremesh.history import History
+from coremesh.history.redis import RedisHistory
+from coremesh.settings import (
+    ALL_SECTIONS,
+    ChainSettings,
+    RedisSettings,
+    WalletSettings,
+    WeightsSettings,
+    load,
+)
+from coremesh.types import ORIGIN
+from coremesh.wire.wallets import load_keypair
+from services.weights import scores
+from services.weights.book import Page
+from services.weights.explain import MOST_EVENTS, Base, Speaker, explain
+from services.weights.fold import NAME
+from services.weights.proof import sign
+from services.weights.recipe import recipe
+from services.weights.recorded import Recorded
+from services.weights.rules import rule_of_format
+from services.weights.scores import ScoreState
+
+DONE, FAILED, BAD_SETTING = 0, 1, 2
+
+
+async def explain_checkpoint(
+    history: Recorded, store: History, uid: int, events: int, *, netuid: int, no_history: str, validator: str
+) -> Explanation:
+    """Explain a score of the newest checkpoint in ``store`` by the events of ``history``.
+
+    Raises UnknownMiner, HistoryUnavailable, and Unavailable while nothing was folded.
+    """
+    checkpoint, metagraph = await store.load(NAME), await store.metagraph()
+    if checkpoint is None:
+        raise Unavailable("nothing was folded yet", remedy="Wait for the weights service.")
+    try:
+        rule = rule_of_format(checkpoint.format.removeprefix(f"{scores.LAYOUT}:"))
+    except ValueError as error:
+        raise Unavailable(f"the checkpoint was made another way: {error}") from None
+    page = Page(scores.load(checkpoint.state), checkpoint.last_id, checkpoint.version)
+    vector = None
+    if metagraph is not None:
+        how = recipe(rule, metagraph.hyperparameters, "skip" if no_history == "skip" else "uniform")
+        vector = how.vector(page.state, metagraph.hotkey)
+    base = Base(ScoreState(), ORIGIN) if await history.trimmed() == ORIGIN else None
+    speaker = Speaker(netuid, validator, vector)
+    return await explain(history, page, rule, uid, events=events, base=base, speaker=speaker)
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command. Gives the exit code."""
+    given, words = _parser().parse_known_args(list(argv))
+    try:
+        found = asyncio.run(_run(given, words))
+    except CoremeshError as error:
+        print(f"explain: {error.message}. {error.remedy}", file=sys.stderr)
+        return BAD_SETTING if isinstance(error, BadSetting | BadWallet) else FAILED
+    if given.json:
+        show.as_json(found.model_dump(mode="json"))
+    else:
+        explanation(found.model_dump(mode="json"))
+    return DONE
+
+
+async def _run(given: argparse.Namespace, words: list[str]) -> SignedExplanation:
+    settings = load(
+        [RedisSettings, ChainSettings, WalletSettings, WeightsSettings], words, known=ALL_SECTIONS
+    )
+    redis, netuid, wallet = settings[RedisSettings], settings[ChainSettings].netuid, settings[WalletSettings]
+    keypair = load_keypair(wallet.path.expanduser(), wallet.name, wallet.hotkey) if given.sign else None
+    store = RedisHistory(redis.url, netuid, timeout=timedelta(seconds=redis.timeout_s))
+    try:
+        found = await explain_checkpoint(
+            store,
+            store,
+            given.uid,
+            given.events,
+            netuid=netuid,
+            no_history=settings[WeightsSettings].no_history,
+            validator=keypair.ss58_address if keypair else "",
+        )
+    finally:
+        await store.close()
+    return sign(found, keypair) if keypair else SignedExplanation(explanation=found)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="coremesh explain --offline", allow_abbrev=False)
+    parser.add_argument("uid", type=int)
+    parser.add_argument("--events", type=_bounded, default=50)
+    parser.add_argument("--sign", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    return parser
+
+
+def _bounded(word: str) -> int:
+    number = int(word)
+    if not 1 <= number <= MOST_EVENTS:
+        raise ValueError(word)
+    return number
