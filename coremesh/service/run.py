@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import socket
 import sys
@@ -87,6 +88,10 @@ def _serve(name: str, factory: Factory, settings: Settings, default_port: int) -
 
         loops = Loops(on_death)
         app = factory(settings, loops, health)
+        # What was imported lives as long as the process: going through all of it again and again, as the collector
+        # does, stops the event loop for a tenth of a second each time.
+        gc.collect()
+        gc.freeze()
         config = uvicorn.Config(
             app,
             loop="uvloop",

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
-import httpx
 import pytest
 
 from coremesh.contracts import FilterRequest, FilterResponse
@@ -88,8 +87,8 @@ async def calling(
     peer = Peer(serve)
     server = await asyncio.start_server(peer.handle, "127.0.0.1", 0)
     url = "http://{}:{}/".format(*server.sockets[0].getsockname())
-    async with httpx.AsyncClient(transport=transport or HttptoolsTransport(idle_s=20)) as client:
-        yield RewardPeer("reward", url, client, token=token), peer
+    async with transport or HttptoolsTransport(idle_s=20) as opened:
+        yield RewardPeer("reward", url, opened, token=token), peer
     server.close()
     await wait_until(lambda: not peer.open, why="every connection is closed with the client")
 

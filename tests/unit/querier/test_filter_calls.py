@@ -32,8 +32,8 @@ class Filter:
 
 async def test_each_text_is_filtered_while_there_is_a_filter() -> None:
     there = Filter(active=True)
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(there.app())) as client:
-        judge = Judge(RewardPeer("reward", "http://reward", client), filter_timeout=timedelta(seconds=5))
+    async with httpx.ASGITransport(there.app()) as transport:
+        judge = Judge(RewardPeer("reward", "http://reward", transport), filter_timeout=timedelta(seconds=5))
         assert await judge.safe(["a poem", "a bomb"]) == Safety((True, False), active=True)
         assert await judge.safe(["a bomb"]) == Safety((False,), active=True)
     assert there.asked == [("a poem", "a bomb"), ("a bomb",)]
@@ -41,8 +41,8 @@ async def test_each_text_is_filtered_while_there_is_a_filter() -> None:
 
 async def test_where_there_is_none_it_is_not_asked_by_every_request_and_noticed_once_it_is_there() -> None:
     there = Filter(active=False)
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(there.app())) as client:
-        judge = Judge(RewardPeer("reward", "http://reward", client), filter_timeout=timedelta(seconds=5))
+    async with httpx.ASGITransport(there.app()) as transport:
+        judge = Judge(RewardPeer("reward", "http://reward", transport), filter_timeout=timedelta(seconds=5))
         for _ in range(200):
             assert await judge.safe(["a bomb"]) == Safety((True,))
         assert len(there.asked) < 20

@@ -44,10 +44,10 @@ async def test_only_a_uniform_sample_is_called_random(
             block=1,
         )
 
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(gating)) as client:
+    async with httpx.ASGITransport(gating) as transport:
         chooser = Chooser(
-            GatingPeer("gating", "http://gating", client),
-            Standing(Peer("weights", "http://weights", client)),
+            GatingPeer("gating", "http://gating", transport),
+            Standing(Peer("weights", "http://weights", transport)),
             timeout=timedelta(seconds=5),
             auto_k=2,
         )
