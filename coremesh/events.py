@@ -72,6 +72,12 @@ class ForwardEvent(msgspec.Struct, frozen=True, array_like=True, tag=1, kw_only=
     """How many uids could have been asked: with RANDOM_SAMPLE, len(uids) / available is the propensity."""
     version: int = 1
     propensity_: bytes = b""
+    trace_: bytes = b""
+
+    @property
+    def trace(self) -> str:
+        """The trace of this query (32 hex digits, as OpenTelemetry shows it), empty where none was taken."""
+        return self.trace_.hex()
 
     @property
     def uids(self) -> NDArray[np.uint16]:
@@ -153,6 +159,25 @@ class MetagraphEvent(msgspec.Struct, frozen=True, array_like=True, tag=2, kw_onl
 Event = ForwardEvent | MetagraphEvent
 
 
+class ScoredEvent(msgspec.Struct, frozen=True, array_like=True, tag=1, kw_only=True, gc=False):
+    """A ForwardEvent as far as the score fold reads it: the first fields of its wire form, the others left packed.
+
+    Decoding it costs a fifth of decoding the whole.
+    """
+
+    id: msgspec.Raw
+    time_ms: int
+    block: int
+    kind: msgspec.Raw
+    flags: int
+    messages: msgspec.Raw
+    uids_: bytes
+    hotkeys_: bytes
+    status_: msgspec.Raw
+    latency_: msgspec.Raw
+    rewards_: bytes
+
+
 class Transcript(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """The bulky texts of an event: completions aligned with its uids, empty where there is none."""
 
@@ -163,6 +188,7 @@ class Transcript(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
 
 _event_encoder = msgspec.msgpack.Encoder()
 _event_decoder = msgspec.msgpack.Decoder(Event)
+_scored_decoder = msgspec.msgpack.Decoder(ScoredEvent | MetagraphEvent)
 _transcript_decoder = msgspec.msgpack.Decoder(Transcript)
 
 
@@ -174,6 +200,11 @@ def encode(event: Event | Transcript) -> bytes:
 def decode(packed: bytes) -> Event:
     """The event in ``packed``. Raises msgspec.DecodeError or ValidationError when it is not one."""
     return _event_decoder.decode(packed)
+
+
+def decode_scored(packed: bytes) -> ScoredEvent | MetagraphEvent:
+    """The event in ``packed`` for the score fold. Raises msgspec.DecodeError or ValidationError when it is not one."""
+    return _scored_decoder.decode(packed)
 
 
 def decode_transcript(packed: bytes) -> Transcript:
@@ -208,10 +239,12 @@ def forward_event(
     degraded: tuple[str, ...] = (),
     available: int = 0,
     propensity: Any = (),
+    trace: str = "",
 ) -> ForwardEvent:
     """Build an event from arrays [n] aligned with ``uids``. Raises ValueError when lengths differ.
 
     ``parts`` and ``rewards`` take NaN for uids that were not scored; ``gating`` and ``propensity`` are empty or [n].
+    ``trace`` is in hex.
     """
     n = len(uids)
     columns = {"hotkeys": hotkeys, "status": status, "latency_s": latency_s, "rewards": rewards}
@@ -242,4 +275,5 @@ def forward_event(
         degraded=degraded,
         available=available,
         propensity_=pack(propensity, "<f2"),
+        trace_=bytes.fromhex(trace),
     )

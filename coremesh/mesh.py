@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from coremesh import contracts
 from coremesh.errors import BadRequest, Busy, DeadlineExceeded, ServiceUnavailable
+from coremesh.service import traces
 from coremesh.settings import MeshSettings
 from coremesh.transport import HttptoolsTransport
 
@@ -67,7 +68,7 @@ class Peer:
         url = self._urls.get(path)
         if url is None:
             url = self._urls[path] = httpx.URL(self._base_url + path)
-        headers = dict(self._headers)
+        headers = {**self._headers, **traces.headers()}
         if body is not None:
             headers["content-type"] = "application/json"
         limits = {

@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from coremesh import __version__
 from coremesh.errors import BadRequest, Busy, CoremeshError, NotFound, TooLong
 from coremesh.service.metrics import DEPENDENCY_UP, REQUEST_SECONDS, REQUESTS
+from coremesh.service.traces import Correlate
 
 log = structlog.get_logger(__name__)
 
@@ -65,11 +66,16 @@ def create_app(
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
     health: Health,
     max_request_bytes: int = MAX_REQUEST_BYTES,
+    public: bool = False,
 ) -> FastAPI:
-    """An app with ``/healthz``, ``/readyz``, ``/metrics`` and ``/docs``; errors are ``{code, message, remedy}``."""
+    """An app with ``/healthz``, ``/readyz``, ``/metrics`` and ``/docs``; errors are ``{code, message, remedy}``.
+
+    ``public``: strangers call it, so its traces begin here.
+    """
     app = FastAPI(title=title, description=description, version=__version__, lifespan=lifespan)
     app.add_middleware(_Bounds, limit=max_request_bytes)
     app.add_middleware(_Measure)
+    app.add_middleware(Correlate, public=public)
     app.add_exception_handler(CoremeshError, _on_coremesh_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)

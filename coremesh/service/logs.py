@@ -7,6 +7,7 @@ import sys
 
 import structlog
 
+from coremesh.service import traces
 from coremesh.settings import LogSettings
 
 
@@ -15,6 +16,7 @@ def configure_logging(settings: LogSettings, service: str) -> None:
     level = logging.getLevelNamesMapping()[settings.level.upper()]
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        traces.stamp,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

@@ -15,17 +15,21 @@ import uvicorn
 from fastapi import FastAPI
 
 from coremesh.errors import BadModel, BadSetting, BadWallet, CoremeshError
+from coremesh.service import traces
 from coremesh.service.app import Health
 from coremesh.service.logs import configure_logging
 from coremesh.service.loops import Loops
 from coremesh.service.metrics import watch_loop_lag
-from coremesh.settings import ALL_SECTIONS, HttpSettings, LogSettings, Section, Settings, load
+from coremesh.settings import ALL_SECTIONS, HttpSettings, LogSettings, Section, Settings, TraceSettings, load
 
 log = structlog.get_logger(__name__)
 
 EXIT_LOOP_DIED = 1
 EXIT_BAD_SETTING = 2
 EXIT_START_FAILED = 3
+
+COMMON: tuple[type[Section], ...] = (HttpSettings, LogSettings, TraceSettings)
+"""What every service takes beside its own."""
 
 Factory = Callable[[Settings, Loops, Health], FastAPI]
 
@@ -46,11 +50,15 @@ def run_service(
     try:
         words = list(sys.argv[1:] if argv is None else argv)
         if {"-h", "--help"} & set(words):
-            print(usage(name, [*sections, HttpSettings, LogSettings]))
+            print(usage(name, [*sections, *COMMON]))
             return 0
-        settings = load([*sections, HttpSettings, LogSettings], words, known=ALL_SECTIONS)
+        settings = load([*sections, *COMMON], words, known=ALL_SECTIONS)
         configure_logging(settings[LogSettings], name)
-        return _serve(name, factory, settings, port)
+        traces.start(settings[TraceSettings], name)
+        try:
+            return _serve(name, factory, settings, port)
+        finally:
+            traces.stop()
     except (BadSetting, BadModel, BadWallet) as error:
         print(f"{name}: {error.message}. {error.remedy}", file=sys.stderr)
         return EXIT_BAD_SETTING

@@ -74,6 +74,28 @@ class LogSettings(Section):
     format: Literal["json", "console"] = Field("json", description="json for machines, console for people")
 
 
+class TraceSettings(Section):
+    """OpenTelemetry traces; off without an endpoint."""
+
+    section: ClassVar[str] = "traces"
+
+    endpoint: str = Field(
+        "",
+        description="http:// or https:// address of an OTLP/HTTP collector (port 4318, mostly); empty: no traces",
+    )
+    sample: float = Field(1.0, ge=0, le=1, description="share of requests that a trace is taken of")
+    service: str = Field(
+        "", description="name of the service in its traces; empty: coremesh- and its own name"
+    )
+
+    @field_validator("endpoint")
+    @classmethod
+    def _address(cls, endpoint: str) -> str:
+        if endpoint and not endpoint.startswith(("http://", "https://")):
+            raise ValueError("must start with http:// or https://")
+        return endpoint
+
+
 class HttpSettings(Section):
     """Where a service listens."""
 
@@ -365,6 +387,7 @@ ALL_SECTIONS: tuple[type[Section], ...] = (
     ChainSettings,
     WalletSettings,
     LogSettings,
+    TraceSettings,
     HttpSettings,
     MeshSettings,
     GatingSettings,

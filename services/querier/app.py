@@ -163,6 +163,7 @@ def create_app(settings: Settings, loops: Loops, health: Health) -> FastAPI:
         description="Asks the network and answers users." if serving else "Runs the training loop.",
         lifespan=lifespan,
         health=health,
+        public=serving,
     )
     if serving:
         access = Access(

@@ -13,10 +13,11 @@ from coremesh.contracts import Timings
 from coremesh.errors import CoremeshError, NoCompletion, NoMinerAvailable, UnsafeMessage
 from coremesh.history.spool import SpoolFull
 from coremesh.metagraph import Neuron
+from coremesh.service import traces
 from coremesh.wire.status import Status
 from services.querier.book import Book
 from services.querier.choose import Choice, Chooser
-from services.querier.judge import Judge, Verdict
+from services.querier.judge import Judge, Safety, Verdict
 from services.querier.live import LiveText
 from services.querier.metrics import DEGRADED, EVENTS, FORWARDS, OVERHEAD_SECONDS, REPLIES, Stopwatch
 from services.querier.ports import EventSink, Fanout, Reply
@@ -82,6 +83,7 @@ class Forward:
         self._known_safe: set[int] = set()
         self._arrived = asyncio.Event()
         self._collected = asyncio.Event()
+        self._trace = ""
 
     @property
     def first(self) -> Neuron:
@@ -101,8 +103,13 @@ class Forward:
     async def run(self) -> None:
         """Everything, in order. Never raises for what miners, services or the caller do."""
         result = "error"
+        # A task of its own: its log lines, and those of the services that it calls, name the event.
+        structlog.contextvars.bind_contextvars(event_id=self.query.id)
         try:
-            result = await self._run()
+            with traces.span("forward", event_id=self.query.id, kind=self.query.kind) as span:
+                self._trace = traces.trace_id()
+                result = await self._run()
+                span.set(result=result)
         except CoremeshError as error:
             result = error.code
             self._fail(error)
@@ -136,7 +143,12 @@ class Forward:
                 judged = await self._judge()
             best = self._best(judged)
             if best >= 0:
-                self.answer.set_result(self._answer(judged, best))
+                with traces.span("choose") as span:
+                    answer = self._answer(judged, best)
+                    span.set(
+                        uid=answer.neuron.uid, hotkey=answer.neuron.hotkey, reward=answer.reward(best) or 0.0
+                    )
+                self.answer.set_result(answer)
             await self._collected.wait()
             if list(judged.indices) != self._replies.good() or self._owes_rewards(judged):
                 judged = await self._judge(late=True)
@@ -156,20 +168,25 @@ class Forward:
         filtering = None
         if query.filter_prompt:
             texts = [m.content for m in query.messages if m.role == "user"]
-            filtering = asyncio.create_task(parts.judge.safe(texts))
+            filtering = asyncio.create_task(self._filter(texts))
         try:
             snapshot = parts.snapshot.current
             available = _left(parts.snapshot.available, query)
             self._block = snapshot.block if snapshot else 0
             self._available = len(available)
             if available:
-                with self._watch.stage("gating"):
+                with self._watch.stage("gating"), traces.span("gate", available=len(available)) as span:
                     self._choice = await parts.chooser.choose(
                         available,
                         query.messages,
                         topk=query.topk,
                         sample=query.sample,
                         deadline_s=query.timeout_s,
+                    )
+                    span.set(
+                        chosen=len(self._choice.neurons),
+                        degraded=self._choice.degraded,
+                        head_version=self._choice.head_version,
                     )
                 if self._choice.degraded:
                     self._degraded.add("gating")
@@ -188,8 +205,19 @@ class Forward:
                 filtering.cancel()
         self._replies = Replies(len(self._choice.neurons), parts.min_chars)
 
+    async def _filter(self, texts: list[str]) -> Safety:
+        with traces.span("filter", texts=len(texts)) as span:
+            safety = await self._parts.judge.safe(texts)
+            span.set(safe=all(safety.safe), judged=safety.judged)
+            return safety
+
     async def _collect(self) -> None:
         """Take replies as they come, until all are there, the time is over, or the forward is cut."""
+        with traces.span("fan-out", asked=len(self._choice.neurons)) as span:
+            await self._hear()
+            span.set(good=len(self._replies.good()), open=self._replies.open)
+
+    async def _hear(self) -> None:
         query = self.query
         replies = self._parts.fanout.ask(
             self._choice.neurons,
@@ -218,8 +246,12 @@ class Forward:
         if self.live is not None and reply.index == 0:
             self.live.end(good=status == Status.OK)
         REPLIES.labels(status_name(status)).inc()
+        neuron = self._choice.neurons[reply.index]
+        traces.leaf(
+            "miner", reply.latency_s, uid=neuron.uid, hotkey=neuron.hotkey, status=status_name(status)
+        )
         if status.charged:
-            self._parts.book.note(self._choice.neurons[reply.index].hotkey, status, reply.latency_s)
+            self._parts.book.note(neuron.hotkey, status, reply.latency_s)
 
     async def _until_enough(self) -> None:
         """Return when the caller can be answered, as far as miners are concerned."""
@@ -248,7 +280,7 @@ class Forward:
         """Judge the good completions there are; unsafe ones are no longer good."""
         query = self.query
         indices = self._replies.good()
-        with self._watch.stage("reward"):
+        with self._watch.stage("reward"), traces.span("reward", completions=len(indices), late=late) as span:
             verdict = await self._parts.judge.judge(
                 query.messages,
                 [self._replies.completions[i] for i in indices],
@@ -258,6 +290,7 @@ class Forward:
                 filter_texts=query.filter_completions and not self._known_safe.issuperset(indices),
                 timeout_s=query.reward_timeout_s,
             )
+            span.set(stack=verdict.stack_version, scored=verdict.rewards is not None)
         self._degraded |= verdict.degraded
         if not self._parts.rewarding and self._choice.gating:
             given = tuple(self._choice.gating[i] for i in indices)
@@ -337,8 +370,9 @@ class Forward:
             block=self._block,
             available=self._available,
             degraded=tuple(sorted(self._degraded)),
+            trace=self._trace,
         )
-        with self._watch.stage("record"):
+        with self._watch.stage("record"), traces.span("record"):
             try:
                 await self._parts.events.record(event, transcript, hotkeys)
             except (SpoolFull, OSError) as error:

@@ -62,6 +62,7 @@ def event_of(
     block: int,
     available: int,
     degraded: tuple[str, ...],
+    trace: str = "",
 ) -> tuple[ForwardEvent, Transcript | None, list[str]]:
     """The event, its texts (None when there are none to keep) and the hotkeys behind its digests.
 
@@ -90,6 +91,7 @@ def event_of(
         degraded=degraded,
         available=available,
         propensity=[choice.propensity[i] for i in kept] if choice.propensity else (),
+        trace=trace,
     )
     transcript = None
     if kept and not query.private:

@@ -145,6 +145,7 @@ def history_row(
         stats_version=event.stats_version,
         degraded=event.degraded,
         available=event.available,
+        trace_id=event.trace,
         messages=_messages(event) if texts else None,
         completions=transcript.completions if texts and transcript is not None else None,
     )

@@ -14,6 +14,7 @@ import structlog
 
 from coremesh.history import Lease, Submission
 from coremesh.metagraph import Metagraph
+from coremesh.service import traces
 from coremesh.settings import WeightsSettings
 from coremesh.types import new_event_id
 from services.weights.book import Book, Proposal
@@ -121,9 +122,13 @@ class Submitter:
         self._ledger.attempt = await self._ledger.record(submission, lease)
         self._ledger.attempt_events = proposal.page.state.events
         self._answer, self._override = None, False
-        self._answer = await self._chain.set_weights(
-            submission.uids, submission.values, submission.version_key, proposal.limits.fewest
-        )
+        with traces.span(
+            "submit weights", submission=submission.id, block=submission.block, uids=len(submission.uids)
+        ) as span:
+            self._answer = await self._chain.set_weights(
+                submission.uids, submission.values, submission.version_key, proposal.limits.fewest
+            )
+            span.set(accepted=self._answer.accepted, certain=self._answer.certain)
         log.info(
             "weights sent",
             block=submission.block,
