@@ -26,7 +26,7 @@ GOOD = "Because air scatters blue light more than red light."
 BETTER = "Because air molecules scatter short wavelengths far more strongly: Rayleigh scattering."
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
@@ -74,7 +74,7 @@ async def _ready(client: httpx.AsyncClient) -> Any:
 async def test_sigterm_lets_stragglers_into_the_history(world: World) -> None:
     gate = asyncio.Event()
     miners = await world.miners(says(GOOD), held(gate, BETTER))
-    port = _free_port()
+    port = free_port()
     async with (
         process(world, port=port) as querier,
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client,
@@ -96,7 +96,7 @@ async def test_a_querier_killed_while_redis_is_away_loses_no_recorded_event(
     world.history, world.redis_url = RedisHistory(own_redis.url, 1), own_redis.url
     try:
         await world.miners(says(GOOD))
-        port = _free_port()
+        port = free_port()
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
             async with process(world, port=port) as querier:
                 await wait_until(lambda: _ready(client))
@@ -118,7 +118,7 @@ async def test_a_querier_killed_while_redis_is_away_loses_no_recorded_event(
 
 async def test_a_killed_trainer_is_replaced_and_counts_nothing_twice(world: World) -> None:
     await world.miners(says(GOOD))
-    ports = [_free_port(), _free_port()]
+    ports = [free_port(), free_port()]
     flags = ("--role", "trainer", "--trainer.pause-s", "0.02")
     async with (
         process(world, *flags, port=ports[0]) as first,
@@ -149,7 +149,7 @@ async def _more_than(world: World, count: int) -> bool:
 
 
 async def test_a_missing_hotkey_is_named_and_ends_with_code_2(world: World) -> None:
-    async with process(world, "--wallet.hotkey", "gone", port=_free_port()) as querier:
+    async with process(world, "--wallet.hotkey", "gone", port=free_port()) as querier:
         _, stderr = await asyncio.wait_for(querier.communicate(), 30)
     assert querier.returncode == 2
     assert "there is no hotkey file" in stderr.decode()
