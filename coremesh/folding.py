@@ -7,11 +7,12 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import structlog
 
 from coremesh.errors import CoremeshError, HistoryUnavailable, LeaseLost
+from coremesh.events import decode
 from coremesh.history.protocol import Checkpoint, Entry, History, Lease
 from coremesh.types import ORIGIN, StreamId, stream_key
 
@@ -62,7 +63,7 @@ class FoldRunner(Generic[S]):
 
     State and place are saved in one step with the lease's fencing token, so a kill at any instant leaves the last
     checkpoint, and folding goes on from there. ``on_state(state, checkpoint, lease)`` is awaited after every save
-    and after taking over, on the leader only.
+    and after taking over, on the leader only. ``decode`` makes of an event's wire form what the fold reads.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class FoldRunner(Generic[S]):
         wait: timedelta = timedelta(milliseconds=500),
         ttl: timedelta = timedelta(seconds=6),
         save_every: timedelta = timedelta(0),
+        decode: Callable[[bytes], Any] = decode,
     ) -> None:
         self._history = history
         self._fold = fold
@@ -89,6 +91,7 @@ class FoldRunner(Generic[S]):
         self._wait = wait
         self._ttl = ttl
         self._save_every = save_every.total_seconds()
+        self._decode = decode
         self.lease: Lease | None = None
         self._at = ORIGIN
         self._version = 0
@@ -162,7 +165,7 @@ class FoldRunner(Generic[S]):
         saved_s = time.monotonic()
         unsaved = False
         while True:
-            entries = await self._history.read(self._at, self._batch, self._wait)
+            entries = await self._history.read(self._at, self._batch, self._wait, self._decode)
             if entries:
                 state = await self._fold.apply(state, entries)
                 self._at = entries[-1].stream_id

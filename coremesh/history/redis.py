@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from redis.backoff import ExponentialWithJitterBackoff
 
 from coremesh.events import ForwardEvent, MetagraphEvent, Transcript, decode, decode_transcript, encode
 from coremesh.history import scripts
+from coremesh.history.bulk import BulkReader
 from coremesh.history.guard import guarded
 from coremesh.history.keys import SEEN_RETENTION, Keys
 from coremesh.history.protocol import Checkpoint, Entry, Lease, Submission, SubmissionEntry
@@ -22,6 +24,8 @@ from coremesh.types import ORIGIN, StreamId, event_id_ms, hotkey_digest
 
 TRANSCRIPTS_KEPT = 5_000
 SUBMISSIONS_KEPT = 20_000
+MANY = 200
+"""Events that are worth a thread's while."""
 TRIM_AT_ONCE = 2_000
 """Events dropped in one script call, so that Redis is never held for long."""
 
@@ -41,6 +45,7 @@ class RedisHistory:
         self.keys = Keys(netuid)
         self._redis: Any = Redis.from_url(url, socket_timeout=seconds, **common)  # pyright: ignore[reportUnknownMemberType]
         self._waiting: Any = Redis.from_url(url, socket_timeout=None, **common)  # pyright: ignore[reportUnknownMemberType]
+        self._bulk = BulkReader(url, seconds)
         self._known: set[str] = set()
         self._timeout = seconds
         register = self._redis.register_script
@@ -69,16 +74,24 @@ class RedisHistory:
         return _text(place)
 
     @guarded
-    async def read(self, after: StreamId, count: int, block: timedelta | None = None) -> list[Entry]:
-        """See History.read."""
+    async def read(
+        self,
+        after: StreamId,
+        count: int,
+        block: timedelta | None = None,
+        decode: Callable[[bytes], Any] = decode,
+    ) -> list[Entry]:
+        """See History.read. Many at once are read in a thread."""
+        if block is None and count >= MANY:
+            return await asyncio.to_thread(self._bulk.read, self.keys.events, after, count, decode)
         if block is None:
             rows = await self._redis.xrange(self.keys.events, min=f"({after}", max="+", count=count)
-            return _entries(rows)
+            return _entries(rows, decode)
         wait_ms = max(1, int(block.total_seconds() * 1000))
         # A half-dead socket must not hold a reader for ever.
         async with asyncio.timeout(block.total_seconds() + self._timeout):
             answer = await self._waiting.xread({self.keys.events: after}, count=count, block=wait_ms)
-        return _entries(answer[0][1]) if answer else []
+        return _entries(answer[0][1], decode) if answer else []
 
     @guarded
     async def tail(self, count: int) -> list[Entry]:
@@ -267,9 +280,12 @@ class RedisHistory:
         """See History.close."""
         await self._redis.aclose()
         await self._waiting.aclose()
+        self._bulk.close()
 
 
-def _entries(rows: list[tuple[bytes, dict[bytes, bytes]]]) -> list[Entry]:
+def _entries(
+    rows: list[tuple[bytes, dict[bytes, bytes]]], decode: Callable[[bytes], Any] = decode
+) -> list[Entry]:
     return [Entry(_text(place), decode(fields[b"e"])) for place, fields in rows]
 
 

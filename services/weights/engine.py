@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import timedelta
 
 import structlog
 
 from coremesh.errors import ChainUnavailable, HistoryUnavailable, LeaseLost
+from coremesh.events import decode_scored
 from coremesh.folding import FoldRunner, Follower
 from coremesh.history import Checkpoint, History, Lease
 from coremesh.settings import ChainSettings, WeightsSettings
@@ -56,7 +58,14 @@ class Engine:
         self.book = Book(settings)
         fold = ScoreFold(self.book.rule)
         self.runner: FoldRunner[ScoreState] = FoldRunner(
-            history, fold, name=NAME, role=ROLE, holder=self.holder, on_state=self._on_state
+            history,
+            fold,
+            name=NAME,
+            role=ROLE,
+            holder=self.holder,
+            on_state=self._on_state,
+            ttl=timedelta(seconds=settings.lease_s),
+            decode=decode_scored,
         )
         self.follower: Follower[ScoreState] = Follower(history, fold, name=NAME, on_state=self._on_checkpoint)
         self.sync = MetagraphSync(history, chain, chain_settings)

@@ -39,11 +39,9 @@ class Rule(Protocol):
         """The share of the moving value that an event keeps."""
         ...
 
-    def contributions(
-        self, rewards: Floats, success: NDArray[np.bool_], segments: Indices, count: int
-    ) -> Floats:
-        """What each entry adds, float64 [m]. ``segments`` [m] numbers the ``count`` events, each with a success;
-        ``rewards`` [m] are read where ``success``."""
+    def contributions(self, rewards: Floats, success: NDArray[np.bool_]) -> Floats:
+        """What each of l entries of n events adds, float64 [l, n]: an event a column, each with a success;
+        ``rewards`` [l, n] are read where ``success``, and may be used up."""
         ...
 
     def scores(self, moving: Floats, successes: Indices, failures: Indices) -> Floats:
@@ -70,17 +68,18 @@ class SoftmaxEma:
         """See Rule."""
         return self.alpha
 
-    def contributions(
-        self, rewards: Floats, success: NDArray[np.bool_], segments: Indices, count: int
-    ) -> Floats:
+    def contributions(self, rewards: Floats, success: NDArray[np.bool_]) -> Floats:
         """See Rule."""
-        scaled = np.where(success, rewards, -np.inf)
-        scaled /= self.temperature
-        largest = np.full(count, -np.inf)
-        np.maximum.at(largest, segments, scaled)
-        scaled -= largest[segments]
-        target = exact.exp(scaled)
-        target /= exact.segment_sums(target, segments, count)[segments]
+        failed = ~success
+        np.copyto(rewards, -np.inf, where=failed)
+        if self.temperature != 1.0:
+            rewards /= self.temperature
+        rewards -= rewards.max(axis=0)
+        # Below what exp takes for 0, and finite.
+        np.copyto(rewards, exact.SMALLEST, where=failed)
+        target = exact.exp(rewards)
+        np.copyto(target, 0.0, where=failed)
+        target /= exact.sums(target)
         target *= 1.0 - self.alpha
         return target
 
@@ -119,15 +118,12 @@ class ShrunkZ:
         """See Rule."""
         return 1.0
 
-    def contributions(
-        self, rewards: Floats, success: NDArray[np.bool_], segments: Indices, count: int
-    ) -> Floats:
+    def contributions(self, rewards: Floats, success: NDArray[np.bool_]) -> Floats:
         """See Rule."""
-        present = success.astype(np.float64)
-        n = exact.segment_sums(present, segments, count)
-        mean = exact.segment_sums(np.where(success, rewards, 0.0), segments, count) / n
-        away = np.where(success, rewards - mean[segments], 0.0)
-        deviation = np.sqrt(exact.segment_sums(away * away, segments, count) / n)[segments]
+        n = success.sum(axis=0)
+        mean = exact.sums(np.where(success, rewards, 0.0)) / n
+        away = np.where(success, rewards - mean, 0.0)
+        deviation = np.sqrt(exact.sums(away * away) / n)
         z = np.where(deviation > 0, away / np.where(deviation > 0, deviation, 1.0), 0.0)
         return np.where(success, z, FAILURE_Z)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import msgspec
 
 from coremesh.errors import LeaseLost
-from coremesh.events import Event, ForwardEvent, MetagraphEvent, Transcript
+from coremesh.events import Event, ForwardEvent, MetagraphEvent, Transcript, decode, encode
 from coremesh.history.protocol import Checkpoint, Entry, Lease, Submission, SubmissionEntry
 from coremesh.metagraph import Metagraph
 from coremesh.types import ORIGIN, StreamId, hotkey_digest, stream_key
@@ -56,15 +58,25 @@ class MemoryHistory:
         self._hotkeys.update({hotkey_digest(h): h for h in hotkeys if h})
         return self._add(event)
 
-    async def read(self, after: StreamId, count: int, block: timedelta | None = None) -> list[Entry]:
-        found = [e for e in self._entries if stream_key(e.stream_id) > stream_key(after)][:count]
+    async def read(
+        self,
+        after: StreamId,
+        count: int,
+        block: timedelta | None = None,
+        decode: Callable[[bytes], Any] = decode,
+    ) -> list[Entry]:
+        found = [
+            Entry(e.stream_id, decode(encode(e.event)))
+            for e in self._entries
+            if stream_key(e.stream_id) > stream_key(after)
+        ][:count]
         if found or block is None:
             return found
         try:
             await asyncio.wait_for(self._grown.wait(), block.total_seconds())
         except TimeoutError:
             return []
-        return await self.read(after, count)
+        return await self.read(after, count, None, decode)
 
     async def tail(self, count: int) -> list[Entry]:
         return self._entries[::-1][:count]

@@ -102,10 +102,8 @@ class Crowd:
 
     async def append(self, count: int = 1) -> None:
         for _ in range(count):
-            metagraph = await self._history.metagraph()
-            assert metagraph is not None
-            hotkeys = metagraph.hotkeys
-            asked = self._random.sample(range(2, metagraph.size), 8)
+            hotkeys = await self._network()
+            asked = self._random.sample(range(2, len(hotkeys)), 8)
             rewards = {
                 uid: None if self._random.random() < 0.2 else self._random.gauss(4 - uid / 4, 0.3)
                 for uid in asked
@@ -115,6 +113,16 @@ class Crowd:
                 continue
             await self._put(event, [hotkeys[uid] for uid in asked])
             self.sent += 1
+
+    async def _network(self) -> list[str]:
+        while True:
+            try:
+                metagraph = await self._history.metagraph()
+            except HistoryUnavailable:
+                await asyncio.sleep(0.05)
+            else:
+                assert metagraph is not None
+                return metagraph.hotkeys
 
     async def _put(self, event: ForwardEvent, hotkeys: list[str]) -> None:
         """Until it is in: an append that failed may have arrived, and the event's id makes the next one safe."""
