@@ -12,6 +12,8 @@ import typer
 from coremesh import __version__
 from coremesh.cli import config, errors, keys, records, show
 from coremesh.cli.client import Client
+from coremesh.cli.doctor.command import PASS_ON as TAKES_SETTINGS
+from coremesh.cli.doctor.command import doctor
 from coremesh.cli.keys import config_path as _config
 from coremesh.cli.up import up as run_mesh
 from coremesh.command import quietly
@@ -109,6 +111,8 @@ def weights(config: Config = None, as_json: AsJson = False) -> None:
     with Client(_config(config)) as client:
         show.weights(client.get("weights", "/weights"), as_json)
 
+
+app.command(context_settings=TAKES_SETTINGS)(doctor)
 
 PASS_ON: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 

@@ -125,6 +125,11 @@ def value_of(setting: Loaded) -> Any:
     return _hidden(setting.value)
 
 
+def without_password(address: str) -> str:
+    """An address without the user and password in it."""
+    return _PASSWORD.sub("://***@", address)
+
+
 def _hidden(value: Any) -> Any:
     if isinstance(value, SecretStr):
         return "***" if value.get_secret_value() else ""
