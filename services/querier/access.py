@@ -110,6 +110,12 @@ class Access:
         raise Unauthorized("this querier needs an API key")
 
 
+async def hung_up(request: Request) -> None:
+    """Return when the client of ``request``, whose body has been read, closes its connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
 def _bearer(request: Request) -> str:
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
     return given.strip() if scheme.lower() == "bearer" else ""

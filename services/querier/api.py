@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -21,7 +22,7 @@ from coremesh.events import ForwardEvent
 from coremesh.history import History
 from coremesh.history.recorder import Recorder
 from services.querier import views
-from services.querier.access import Access
+from services.querier.access import Access, hung_up
 from services.querier.book import Book
 from services.querier.caller import OPERATOR, Caller
 from services.querier.forwarder import Forwarder
@@ -48,9 +49,11 @@ def routes(
     @router.post(
         "/inference", summary="Ask the network", tags=["inference"], response_model=InferenceResponse
     )
-    async def inference(request: InferenceRequest, caller: Caller = Depends(access.asker)) -> Response:
+    async def inference(
+        request: InferenceRequest, http: Request, caller: Caller = Depends(access.asker)
+    ) -> Response:
         query = limits.inference(request, caller)
-        async with slots.take(caller.priority):
+        async with slots.take(caller.priority, partial(hung_up, http)):
             answer = await forwarder.ask(query, within_s=limits.patience_s(query))
         # Written here: FastAPI would validate and rebuild what is of the right shape already.
         told = views.inference(answer, every=request.return_all)
@@ -63,11 +66,11 @@ def routes(
         response_model=ForwardResponse | AxonResponse,
     )
     async def forward(
-        request: ForwardRequest, caller: Caller = Depends(access.operator_or_hotkey)
+        request: ForwardRequest, http: Request, caller: Caller = Depends(access.operator_or_hotkey)
     ) -> ForwardResponse | AxonResponse:
         operator = caller is OPERATOR
         query = limits.forward(request) if operator else limits.axon(request, caller)
-        async with slots.take(caller.priority):
+        async with slots.take(caller.priority, partial(hung_up, http)):
             answer = await forwarder.ask(query, within_s=limits.patience_s(query))
         return views.forward(answer) if operator else views.axon(answer)
 

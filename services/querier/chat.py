@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
@@ -21,7 +22,7 @@ from coremesh.contracts import InferenceRequest
 from coremesh.errors import BadRequest, NotFound
 from coremesh.metagraph import Neuron
 from services.querier import openai_stream
-from services.querier.access import Access
+from services.querier.access import Access, hung_up
 from services.querier.caller import Caller
 from services.querier.forwarder import Forwarder, begun_or_answered
 from services.querier.limits import Limits
@@ -61,7 +62,7 @@ def install(app: FastAPI, *, access: Access, slots: Slots, limits: Limits, forwa
         if chat.stream and (chat.n or 1) == 1 and chat.coremesh.use_reward_model is not True:
             # The first in gating order is heard as it speaks; the others are still asked, scored and recorded.
             query = replace(query, live=True)
-        async with slots.take(caller.priority):
+        async with slots.take(caller.priority, partial(hung_up, request)):
             forward, _ = forwarder.start(query)
             live = await begun_or_answered(forward, within_s=limits.patience_s(query))
         prompt = [message.content for message in query.messages]

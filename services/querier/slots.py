@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from bisect import insort
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
-from coremesh.errors import Busy
+from coremesh.errors import Busy, CoremeshError
 from services.querier.caller import OTHERS, Priority
 from services.querier.metrics import CALLERS, CALLERS_REFUSED, CALLERS_WAITING
+
+Gone = Callable[[], Coroutine[Any, Any, None]]
+"""Returns when the caller has hung up."""
+
+
+class HungUp(CoremeshError):
+    """The caller closed its connection while it was waiting; nobody reads this."""
+
+    code = "hung_up"
+    status = 499
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -42,15 +53,15 @@ class Slots:
         return len(self._waiting)
 
     @asynccontextmanager
-    async def take(self, priority: Priority = OTHERS) -> AsyncIterator[None]:
-        """Hold a slot. Raises Busy."""
-        await self._acquire(priority)
+    async def take(self, priority: Priority = OTHERS, gone: Gone | None = None) -> AsyncIterator[None]:
+        """Hold a slot. Raises Busy, and HungUp for a caller that is ``gone`` while it waits for one."""
+        await self._acquire(priority, gone)
         try:
             yield
         finally:
             self._release()
 
-    async def _acquire(self, priority: Priority) -> None:
+    async def _acquire(self, priority: Priority, gone: Gone | None) -> None:
         if self._taken < self._most:
             self._count(+1)
             return
@@ -64,15 +75,23 @@ class Slots:
             self._waiting.pop().turn.set_exception(self._busy())
         insort(self._waiting, waiter)
         CALLERS_WAITING.set(len(self._waiting))
+        leaving = asyncio.create_task(gone()) if gone is not None else None
         try:
             async with asyncio.timeout(self._wait_s):
-                await waiter.turn
+                await asyncio.wait({waiter.turn, leaving or waiter.turn}, return_when=asyncio.FIRST_COMPLETED)
+            if leaving is not None and leaving.done():
+                self._give_up(waiter)
+                raise HungUp("the caller hung up while it was waiting")
+            waiter.turn.result()
         except TimeoutError:
             self._give_up(waiter)
             raise self._busy() from None
         except asyncio.CancelledError:
             self._give_up(waiter)
             raise
+        finally:
+            if leaving is not None:
+                leaving.cancel()
 
     def _give_up(self, waiter: _Waiter) -> None:
         if waiter in self._waiting:

@@ -8,7 +8,7 @@ import pytest
 
 from coremesh.errors import Busy
 from services.querier.caller import DELEGATES, KEYS, OTHERS, Priority
-from services.querier.slots import Slots
+from services.querier.slots import HungUp, Slots
 from tests.wait import wait_until
 
 
@@ -117,4 +117,49 @@ async def test_who_leaves_the_queue_keeps_no_slot() -> None:
     await asyncio.wait([crowd.tasks["late"]])
     await crowd.come("next")
     assert crowd.served[-1] == "next"
+    await crowd.all_go()
+
+
+async def test_who_hangs_up_while_waiting_gives_its_place_back_at_once() -> None:
+    slots = Slots(1, queue=1, wait_s=30)
+    hangs_up = asyncio.Event()
+
+    async def gone() -> None:
+        await hangs_up.wait()
+
+    async def come() -> None:
+        async with slots.take(gone=gone):
+            pytest.fail("it got a slot that is taken")
+
+    async with slots.take():
+        caller = asyncio.create_task(come())
+        await wait_until(lambda: slots.waiting == 1)
+        hangs_up.set()
+        with pytest.raises(HungUp):
+            await caller
+        assert slots.waiting == 0
+    async with slots.take(gone=gone):
+        pass
+
+
+async def test_a_turn_that_comes_as_its_caller_hangs_up_goes_to_the_next() -> None:
+    crowd = Crowd(Slots(1, queue=2, wait_s=30))
+    await crowd.come("holder")
+    hangs_up = asyncio.Event()
+
+    async def gone() -> None:
+        await hangs_up.wait()
+
+    async def come() -> None:
+        async with crowd.slots.take(KEYS, gone):
+            pytest.fail("nobody is there")
+
+    caller = asyncio.create_task(come())
+    await wait_until(lambda: crowd.slots.waiting == 1)
+    await crowd.come("next")
+    hangs_up.set()
+    await crowd.go("holder")
+    with pytest.raises(HungUp):
+        await caller
+    await wait_until(lambda: crowd.served == ["holder", "next"])
     await crowd.all_go()
