@@ -54,6 +54,7 @@ def up(
     tempo: Annotated[int, typer.Option(help="blocks an epoch", min=5, max=10_000)] = 60,
     rate_limit: Annotated[int, typer.Option(help="blocks between two settings of weights", min=0)] = 20,
     commit_reveal: Annotated[bool, typer.Option(help="weights are committed, then revealed")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print every change as a line of JSON")] = False,
 ) -> None:
     """Run the whole mesh on this machine: Redis, an embedded chain, miners good and bad, every service."""
     options = Options(
@@ -66,7 +67,7 @@ def up(
         rate_limit=rate_limit,
         commit_reveal=commit_reveal,
     )
-    raise typer.Exit(run_mesh(options))
+    raise typer.Exit(run_mesh(options, as_json))
 
 
 @app.command()

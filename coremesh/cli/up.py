@@ -9,30 +9,24 @@ import tomllib
 import httpx
 from rich.console import Console
 
-from coremesh.errors import BadSetting, CoremeshError
+from coremesh.errors import CoremeshError
+from coremesh.supervisor.jsonlines import JsonLines
 from coremesh.supervisor.plans import Options, plans
 from coremesh.supervisor.supervisor import StartFailed, Supervisor
 from coremesh.supervisor.view import Facts, View
 
 
-def up(options: Options) -> int:
-    """Run the mesh on the devnet until Ctrl-C or SIGTERM. Gives the exit code."""
-    console = Console()
-    try:
-        return asyncio.run(_up(options, console))
-    except BadSetting as error:
-        console.print(
-            f"coremesh: {error.message}. {error.remedy}", style="red", highlight=False, soft_wrap=True
-        )
-        return 2
+def up(options: Options, as_json: bool = False) -> int:
+    """Run the mesh on the devnet until Ctrl-C or SIGTERM. Gives the exit code. Raises BadSetting."""
+    return asyncio.run(_up(options, as_json))
 
 
-async def _up(options: Options, console: Console) -> int:
+async def _up(options: Options, as_json: bool) -> int:
     supervisor = Supervisor(plans(options), options.directory / "logs", lambda: view.refresh())
     supervisor.check_ports()
     token: str = tomllib.loads(options.config.read_text())["mesh"]["token"]
     facts = Facts(options, token)
-    view = View(supervisor, options, facts, console)
+    view = JsonLines(supervisor, options, facts) if as_json else View(supervisor, options, facts, Console())
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -54,7 +48,7 @@ async def _up(options: Options, console: Console) -> int:
     if failure is not None:
         view.failed(failure)
         return failure.exit_code if isinstance(failure, StartFailed) else 1
-    console.print("coremesh: stopped", highlight=False)
+    view.stopped()
     return 0
 
 
@@ -66,7 +60,7 @@ def _first(group: BaseExceptionGroup[BaseException]) -> CoremeshError | None:
     return None
 
 
-async def _watch(facts: Facts, view: View) -> None:
+async def _watch(facts: Facts, view: View | JsonLines) -> None:
     async with httpx.AsyncClient(timeout=2.0, trust_env=False) as client:
         while True:
             await facts.ask(client)

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 from rich.console import Console, Group
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -89,8 +90,16 @@ class View:
         if self._live:
             self._live.stop()
         self._console.print(
-            f"coremesh: {error.message}. {error.remedy}", style="red", highlight=False, soft_wrap=True
+            f"coremesh: {error.message}. {error.remedy} [{error.code}]",
+            style="red",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
         )
+
+    def stopped(self) -> None:
+        """Say that all was stopped."""
+        self._console.print("coremesh: stopped", highlight=False)
 
     def _greeting(self) -> list[str]:
         url = f"http://127.0.0.1:{self._options.port}"
@@ -111,11 +120,24 @@ class View:
             table.add_row(
                 p.plan.name, Text(p.state, style=colours.get(p.state, "red")), pid, str(p.restarts), note
             )
-        parts: list[Any] = [table, Text(self._summary())]
+        parts: list[Any] = [table]
+        if self._supervisor.all_ready_s is None:
+            parts.append(self._waiting())
+        parts.append(Text(self._summary()))
         if self._supervisor.all_ready_s is not None:
             parts += [Text(line, overflow="fold") for line in self._greeting()]
         parts.append(Text("Ctrl-C stops everything.", style="dim"))
         return Group(*parts)
+
+    def _waiting(self) -> Table:
+        every = self._supervisor.processes
+        ready, seconds = sum(p.ready for p in every), time.monotonic() - self._supervisor.started_at
+        columns = Table.grid(padding=(0, 1))
+        columns.add_row(
+            ProgressBar(total=len(every), completed=ready, width=30),
+            f"{ready} of {len(every)} ready, {seconds:.0f} s",
+        )
+        return columns
 
     def _summary(self) -> str:
         events = "-" if self._facts.events is None else str(self._facts.events)
