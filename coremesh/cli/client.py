@@ -67,6 +67,10 @@ class Client:
                 services.append(
                     {"name": name, "url": url, "ready": False, "checks": {"http": type(error).__name__}}
                 )
+        for service, path in (("gating", "/head"), ("trainer", "/training")):
+            for row in services:
+                if row["name"] == service and row["ready"]:
+                    row["leader"] = self._leader(service, path)
         found: dict[str, Any] = {"services": services, "scores": None, "submission": None}
         try:
             scores = self.get("weights", "/scores")
@@ -76,6 +80,12 @@ class Client:
         except CoremeshError:
             pass  # said already by the service's own row
         return found
+
+    def _leader(self, service: str, path: str) -> str | None:
+        try:
+            return self.get(service, path)["leader"]
+        except (CoremeshError, KeyError):
+            return None
 
     def _request(
         self, method: str, service: str, path: str, body: dict[str, Any] | None, timeout_s: float

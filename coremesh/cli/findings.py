@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -50,7 +51,7 @@ def as_document(findings: Sequence[Finding]) -> dict[str, Any]:
 
 def show(findings: Sequence[Finding], console: Console, title: str) -> None:
     """A table, what needs doing with its remedy below the sentence."""
-    table = Table(title=title, title_justify="left", show_lines=False)
+    table = Table(title=Text(title, style="bold"), title_justify="left", box=box.ROUNDED, border_style="dim")
     table.add_column("")
     table.add_column("about", no_wrap=True)
     table.add_column("finding", overflow="fold")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pydantic import SecretStr
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -31,12 +32,30 @@ def table(title: str, *columns: str) -> Table:
     return _table(title, *columns)
 
 
+NUMERIC = ("uid", "score", "weight", "on chain", "answered", "reward", "seconds", "a minute", "at once")
+STATES = {"landed": "green", "revealed": "green", "committed": "green", "held": "yellow", "failed": "red"}
+BAR_WIDTH = 20
+
+
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(title, style="bold"), title_justify="left", box=box.ROUNDED, border_style="dim")
     for column in columns:
-        numeric = column in ("uid", "score", "weight", "u16", "on chain", "ok", "failed", "reward", "seconds")
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        numeric = column in NUMERIC
+        table.add_column(
+            column,
+            justify="right" if numeric else "left",
+            overflow="fold",
+            no_wrap=numeric,
+            header_style="dim",
+        )
     return table
+
+
+def bar(share: float) -> Text:
+    """A share of 1 as a bar of up to 20 cells, to an eighth of a cell."""
+    eighths = round(min(max(share, 0.0), 1.0) * BAR_WIDTH * 8)
+    tip = " ▏▎▍▌▋▊▉"[eighths % 8].strip()
+    return Text("█" * (eighths // 8) + tip, style="cyan")
 
 
 def plain(text: str) -> Text:
@@ -53,16 +72,21 @@ def status(found: dict[str, Any], as_json: bool) -> None:
     table = _table("services", "service", "ready", "address", "note")
     for service in found["services"]:
         wrong = "; ".join(f"{name}: {said}" for name, said in service["checks"].items() if said != "ok")
-        table.add_row(service["name"], "yes" if service["ready"] else "NO", service["url"], plain(wrong))
+        ready = Text("yes", style="green") if service["ready"] else Text("NO", style="bold red")
+        note = wrong or (f"led by {service['leader']}" if service.get("leader") else "")
+        table.add_row(service["name"], ready, service["url"], plain(note))
     console.print(table)
     if found["scores"]:
         console.print(
-            f"events folded: {found['scores']['events']} ({found['scores']['rule']})", highlight=False
+            f"events folded  {found['scores']['events']:,} ({found['scores']['rule']})", highlight=False
         )
     last = found["submission"]
     if last:
         console.print(
-            f"last weights: {last['result']} at block {last['block']} {last['reason']}", highlight=False
+            Text("last weights   ")
+            + Text(last["result"], style=STATES.get(last["result"], ""))
+            + plain(f" at block {last['block']:,} {last['reason']}".rstrip()),
+            highlight=False,
         )
 
 
@@ -74,20 +98,31 @@ def answer(found: dict[str, Any], as_json: bool) -> None:
     console = Console()
     console.print(plain(found["completion"]))
     reward = "-" if found["reward"] is None else f"{found['reward']:.3f}"
-    note = f" degraded: {', '.join(found['degraded'])}" if found["degraded"] else ""
+    note = f" · without {', '.join(found['degraded'])}" if found["degraded"] else ""
     console.print(
-        f"uid {found['uid']} {found['hotkey']} reward {reward} in {found['timings']['total']:.2f} s, "
+        f"uid {found['uid']} · reward {reward} · {found['timings']['total']:.2f} s · {found['hotkey']} · "
         f"event {found['event_id']}{note}",
         style="dim",
         highlight=False,
     )
-    if found.get("completions"):
-        table = _table("completions", "uid", "reward", "status", "seconds", "completion")
-        for item in found["completions"]:
-            value = "-" if item["reward"] is None else f"{item['reward']:.3f}"
-            text = plain(item["completion"][:300])
-            table.add_row(str(item["uid"]), value, item["status"], f"{item['latency_s']:.2f}", text)
-        console.print(table)
+    if not found.get("completions"):
+        return
+    table = _table("completions", "uid", "reward", "", "status", "seconds", "completion")
+    best = max((item["reward"] or 0.0 for item in found["completions"]), default=0.0)
+    for item in found["completions"]:
+        reward = item["reward"]
+        value = "-" if reward is None else f"{reward:.3f}"
+        chosen = item["uid"] == found["uid"]
+        table.add_row(
+            str(item["uid"]),
+            value,
+            bar((reward or 0.0) / best if best > 0 else 0.0),
+            Text(item["status"], style="green" if item["status"] == "ok" else "red"),
+            f"{item['latency_s']:.2f}",
+            plain(item["completion"][:300]),
+            style="bold" if chosen else "",
+        )
+    console.print(table)
 
 
 def scores(found: dict[str, Any], as_json: bool) -> None:
@@ -96,12 +131,23 @@ def scores(found: dict[str, Any], as_json: bool) -> None:
         _json(found)
         return
     table = _table(
-        f"{found['rule']} over {found['events']} events", "uid", "score", "ok", "failed", "hotkey", "note"
+        f"{found['rule']} over {found['events']:,} events", "uid", "score", "", "answered", "hotkey"
     )
-    for row in sorted(found["rows"], key=lambda row: (-row["score"], row["uid"])):
-        note = "validator" if row["excluded"] else ""
-        counts = (str(row["successes"]), str(row["failures"]))
-        table.add_row(str(row["uid"]), f"{row['score']:.5f}", *counts, row["hotkey"], note)
+    rows = sorted(found["rows"], key=lambda row: (-row["score"], row["uid"]))
+    best = rows[0]["score"] if rows else 0.0
+    for row in rows:
+        asked = row["successes"] + row["failures"]
+        answered = f"{row['successes'] / asked:.0%} of {asked:,}" if asked else ""
+        table.add_row(
+            str(row["uid"]),
+            f"{row['score']:.5f}",
+            Text("validator", style="dim")
+            if row["excluded"]
+            else bar(row["score"] / best if best > 0 else 0.0),
+            answered,
+            row["hotkey"],
+            style="dim" if row["excluded"] or not row["score"] else "",
+        )
     Console().print(table)
 
 
@@ -110,14 +156,25 @@ def weights(found: dict[str, Any], as_json: bool) -> None:
     if as_json:
         _json(found)
         return
-    table = _table(f"chain read at block {found['on_chain_block']}", "uid", "weight", "u16", "on chain")
-    on_chain = found["on_chain"]
-    for uid, weight, value in zip(found["uids"], found["weights"], found["values"], strict=True):
-        table.add_row(str(uid), f"{weight:.5f}", str(value), str(on_chain.get(str(uid), "-")))
+    on_chain: dict[str, int] = found["on_chain"]
+    read = found["on_chain_block"]
+    title = f"weights that would be set now, beside the chain's at block {read:,}" if read else "weights now"
+    table = _table(title, "uid", "weight", "", "on chain")
+    total = sum(on_chain.values()) or 1
+    now = {str(uid): weight for uid, weight in zip(found["uids"], found["weights"], strict=True)}
+    heaviest = max(now.values(), default=0.0)
+    for uid in sorted({*now, *on_chain}, key=lambda uid: (-now.get(uid, 0.0), int(uid))):
+        weight, held = now.get(uid), on_chain.get(uid)
+        table.add_row(
+            uid,
+            "-" if weight is None else f"{weight:.2%}",
+            bar((weight or 0.0) / heaviest if heaviest > 0 else 0.0),
+            "-" if held is None else f"{held / total:.2%}",
+        )
     console = Console()
     console.print(table)
     if found["held"]:
-        console.print(f"held: {found['held']}", style="yellow", highlight=False)
+        console.print(Text(f"held: {found['held']}", style="yellow"), highlight=False)
 
 
 def value_of(setting: Loaded) -> Any:
