@@ -93,6 +93,7 @@ class FoldRunner(Generic[S]):
         self._save_every = save_every.total_seconds()
         self._decode = decode
         self.lease: Lease | None = None
+        self._held_until_s = 0.0
         self._at = ORIGIN
         self._version = 0
         self._gaps = 0
@@ -102,11 +103,18 @@ class FoldRunner(Generic[S]):
         """Where the fold stands now."""
         return FoldStatus(self.lease is not None, self._at, self._version, self._gaps)
 
+    def holds(self, lease: Lease) -> bool:
+        """Whether ``lease`` is ours and has not run out, by our own clock: a process that was stopped for a while
+        finds that it no longer leads before it has asked anyone."""
+        return self.lease is lease and time.monotonic() < self._held_until_s
+
     async def run(self) -> None:
         """Stand by and lead, for ever. Redis being away only makes it wait. Ends when cancelled."""
         while True:
             try:
+                asked_s = time.monotonic()
                 self.lease = await self._history.acquire(self._role, self._holder, self._ttl)
+                self._held_until_s = asked_s + self._ttl.total_seconds()
                 if self.lease is None:
                     await asyncio.sleep(self._ttl.total_seconds() / 4)
                     continue
@@ -144,8 +152,10 @@ class FoldRunner(Generic[S]):
     async def _keep(self, lease: Lease) -> None:
         while True:
             await asyncio.sleep(self._ttl.total_seconds() / 3)
+            asked_s = time.monotonic()
             if not await self._history.renew(lease, self._ttl):
                 raise LeaseLost(f"the lease of {self._role} ran out")
+            self._held_until_s = asked_s + self._ttl.total_seconds()
 
     async def _fold_on(self, lease: Lease) -> None:
         checkpoint = await self._history.load(self._name)

@@ -57,7 +57,11 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     last_id: str
     """The last event in the scores behind the vector: a replay up to here gives it again."""
     result: str
-    """``held`` ``dry_run`` ``sent`` ``landed`` ``committed`` ``revealed`` ``failed``."""
+    """``held`` ``dry_run`` ``sent`` ``landed`` ``committed`` ``revealed`` ``superseded`` ``failed``.
+
+    ``sent`` becomes ``landed``, ``committed`` or ``failed``; ``committed`` becomes ``revealed``, ``superseded`` or
+    ``failed``. The last two say why.
+    """
     reason: str = ""
     commit_reveal: bool = False
     landed_block: int = 0

@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from coremesh import __version__
-from coremesh.errors import BadRequest, Busy, CoremeshError, NotFound, TooLong
+from coremesh.errors import BadRequest, Busy, CoremeshError, NotFound, TooLong, Unavailable
 from coremesh.service.metrics import DEPENDENCY_UP, REQUEST_SECONDS, REQUESTS
 from coremesh.service.traces import Correlate
 
@@ -42,6 +42,8 @@ class Health:
     """What ``/readyz`` asks. A check gives None when all is well, else a sentence."""
 
     checks: dict[str, Check] = field(default_factory=dict[str, Check])
+    notes: dict[str, Check] = field(default_factory=dict[str, Check])
+    """What an operator should know, though the service can do its work."""
     draining: bool = False
 
     async def ask(self) -> dict[str, str]:
@@ -57,6 +59,11 @@ class Health:
         if self.draining:
             answers["service"] = "draining"
         return answers
+
+    async def tell(self) -> dict[str, str]:
+        """The notes that have something to say."""
+        told = {name: await note() for name, note in self.notes.items()}
+        return {name: text for name, text in told.items() if text}
 
 
 def create_app(
@@ -89,7 +96,10 @@ def create_app(
     async def readyz() -> JSONResponse:
         answers = await health.ask()
         ready = all(answer == "ok" for answer in answers.values())
-        return JSONResponse({"ready": ready, "checks": answers}, status_code=200 if ready else 503)
+        body: dict[str, Any] = {"ready": ready, "checks": answers}
+        if notes := await health.tell():
+            body["notes"] = notes
+        return JSONResponse(body, status_code=200 if ready else 503)
 
     @app.get("/metrics", tags=["health"], summary="Prometheus metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
@@ -102,7 +112,7 @@ def create_app(
 def error_response(error: CoremeshError) -> JSONResponse:
     """The REST form of an error, with Retry-After when the caller should wait."""
     headers: dict[str, str] = {}
-    if isinstance(error, Busy):
+    if isinstance(error, Busy | Unavailable) and error.retry_after_s > 0:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     return JSONResponse(error.as_dict(), status_code=error.status, headers=headers)
 

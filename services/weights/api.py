@@ -18,7 +18,7 @@ class SubmissionRow(Contract):
     time_ms: int
     block: int = Field(description="when it was proposed")
     landed_block: int = Field(description="when the chain took it; 0: not")
-    result: str = Field(description="held, dry_run, sent, landed, committed, revealed or failed")
+    result: str = Field(description="held, dry_run, sent, landed, committed, revealed, superseded or failed")
     reason: str
     uids: tuple[int, ...]
     weights: tuple[float, ...]

@@ -77,6 +77,7 @@ def create_app(
     health.checks["redis"] = engine.history_problem
     health.checks["chain"] = engine.chain_problem
     health.checks["metagraph"] = engine.metagraph_problem
+    health.notes["trimming"] = engine.trim_problem
     app = create_base_app(
         "coremesh weights",
         description="Moving scores of miners, and the weights set on the chain.",

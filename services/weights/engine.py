@@ -18,7 +18,15 @@ from services.weights.book import Book
 from services.weights.chain import Chain, Standing, Tick
 from services.weights.fold import NAME, ROLE, ScoreFold
 from services.weights.ledger import Ledger
-from services.weights.metrics import CHAIN_BLOCK, CHAIN_FAILURES, EPOCHS_MISSED, EVENTS, TRIMMED
+from services.weights.metrics import (
+    CHAIN_BLOCK,
+    CHAIN_FAILURES,
+    EPOCHS_MISSED,
+    EVENTS,
+    EXCESS,
+    HELD_BACK,
+    TRIMMED,
+)
 from services.weights.scores import ScoreState
 from services.weights.submitter import Submitter
 from services.weights.sync import MetagraphSync
@@ -77,6 +85,7 @@ class Engine:
         self._problem: str | None = "the chain has not been reached yet"
         self._standing: Standing | None = None
         self._ready: Lease | None = None
+        self._never_ran: list[str] = []
 
     async def fold(self) -> None:
         """Fold while leading. Ends when cancelled."""
@@ -157,7 +166,7 @@ class Engine:
                         await self.submitter.take_over()
                         led = lease
                     await self.submitter.step(
-                        lease, tick, metagraph, lambda lease=lease: self.runner.lease is lease
+                        lease, tick, metagraph, lambda lease=lease: self.runner.holds(lease)
                     )
                     seen = tick.block
                 except ChainUnavailable as error:
@@ -172,12 +181,35 @@ class Engine:
         while True:
             await asyncio.sleep(self._settings.trim_s)
             if self.runner.lease is None:
+                self._show_trimmed(0, [])
                 continue
             try:
                 dropped = await self.history.trim(self._settings.keep_events, self._settings.trim_folds)
                 TRIMMED.inc(dropped)
+                excess = max(0, await self.history.length() - self._settings.keep_events)
+                folds = self._settings.trim_folds if excess else ()
+                never = [fold for fold in folds if not await self.history.version(fold)]
+                self._show_trimmed(excess, never)
             except HistoryUnavailable as error:
                 log.warning("history not trimmed", reason=error.message)
+
+    def _show_trimmed(self, excess: int, never: list[str]) -> None:
+        EXCESS.set(excess)
+        for fold in self._settings.trim_folds:
+            HELD_BACK.labels(fold).set(fold in never)
+        if never and never != self._never_ran:
+            log.error("trimming is held back for folds that never ran", folds=never, events=excess)
+        self._never_ran = never
+
+    async def trim_problem(self) -> str | None:
+        """Why events pile up though nothing is broken, or None."""
+        if not self._never_ran:
+            return None
+        folds = " and ".join(self._never_ran)
+        return (
+            f"events are kept for {folds}, which never ran: start what folds it, "
+            "or leave it out of COREMESH_WEIGHTS_TRIM_FOLDS"
+        )
 
     async def guard(self) -> None:
         """Watch the fold's progress. Raises FoldStuck; ends only so, or when cancelled.

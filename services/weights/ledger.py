@@ -17,7 +17,7 @@ LOOKED_BACK = 500
 """Records read when taking over."""
 PAGE = 1000
 
-ON_CHAIN = ("landed", "committed", "revealed")
+ON_CHAIN = ("landed", "committed", "revealed", "superseded")
 
 
 @dataclass(slots=True)

@@ -13,3 +13,11 @@ SUBMISSIONS = Counter("coremesh_weights_submissions_total", "Records of submissi
 EPOCHS_MISSED = Counter("coremesh_weights_epochs_missed_total", "Epochs that ended without weights of ours")
 EVENTS = Gauge("coremesh_scores_events", "Scored events in the scores")
 TRIMMED = Counter("coremesh_history_trimmed_total", "Events trimmed from the history")
+EXCESS = Gauge(
+    "coremesh_history_excess_events", "Events kept beyond the wanted number, for a fold that is behind"
+)
+HELD_BACK = Gauge(
+    "coremesh_history_trim_held_back",
+    "1 while events pile up for a fold that never ran; on the leader",
+    ["fold"],
+)

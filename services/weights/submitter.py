@@ -88,7 +88,7 @@ class Submitter:
         elif self._settings.dry_run:
             await self._say(lease, submission, "dry_run", tick, ())
         elif leads():
-            await self._send(lease, submission, proposal)
+            await self._send(lease, submission, proposal, leads)
 
     def _when(self, block: int, tick: Tick, last_update: int, metagraph: Metagraph) -> Due:
         override = self._settings.epoch_length_override
@@ -118,10 +118,14 @@ class Submitter:
             reasons = [reason for reason in reasons if reason.code in HARD]
         return tuple(reasons)
 
-    async def _send(self, lease: Lease, submission: Submission, proposal: Proposal) -> None:
+    async def _send(
+        self, lease: Lease, submission: Submission, proposal: Proposal, leads: Callable[[], bool]
+    ) -> None:
         self._ledger.attempt = await self._ledger.record(submission, lease)
         self._ledger.attempt_events = proposal.page.state.events
         self._answer, self._override = None, False
+        if not leads():
+            return  # stopped for longer than the lease: who leads now finds the record, and settles it
         with traces.span(
             "submit weights", submission=submission.id, block=submission.block, uids=len(submission.uids)
         ) as span:
@@ -148,18 +152,17 @@ class Submitter:
             return
         standing = await self._chain.standing()
         commit = next((c.block for c in standing.commits if c.block > attempt.block), None)
-        held = dict(zip(attempt.uids, attempt.values, strict=True))
         if commit is not None:
             attempt = msgspec.structs.replace(attempt, commit_reveal=True, landed_block=commit)
             await self._outcome(lease, attempt, "committed", "")
-        elif standing.last_update > attempt.block and dict(standing.weights) == held:
+        elif standing.last_update > attempt.block and dict(standing.weights) == _row(attempt):
             result = "revealed" if standing.commit_reveal else "landed"
             await self._outcome(
                 lease, msgspec.structs.replace(attempt, landed_block=standing.last_update), result, ""
             )
         elif max(standing.block, tick.block if tick else 0) > attempt.block + PATIENCE_BLOCKS:
             said = f" ({answer.message})"[:400] if answer and answer.message else ""
-            await self._outcome(lease, attempt, "failed", f"it did not show up on the chain{said}")
+            await self._outcome(lease, attempt, "failed", f"{_absent(attempt, standing)}{said}")
 
     async def _outcome(self, lease: Lease, attempt: Submission, result: str, reason: str) -> None:
         recorded = await self._ledger.record(
@@ -184,19 +187,22 @@ class Submitter:
         waiting = {commit.block for commit in standing.commits}
         gone = [sealed for sealed in self._ledger.sealed if sealed.landed_block not in waiting]
         for sealed in gone:
-            newest = sealed is gone[-1]
-            shown = dict(standing.weights) == dict(zip(sealed.uids, sealed.values, strict=True))
-            if shown:
-                result, reason = "revealed", ""
-            elif newest:
-                result = "failed"
-                reason = "the reveal came to nothing: permit, version key or length was refused"
-            else:
-                result, reason = "failed", "a later commit was revealed before this one was seen"
-            if not shown:
+            result, reason = self._revealed(sealed, newest=sealed is gone[-1], standing=standing)
+            if result == "failed":
                 log.error("weights not revealed", block=sealed.landed_block, reason=reason)
             await self._ledger.record(msgspec.structs.replace(sealed, result=result, reason=reason), lease)
             self._ledger.sealed.remove(sealed)
+
+    def _revealed(self, sealed: Submission, *, newest: bool, standing: Standing) -> tuple[str, str]:
+        """The end of a commit that no longer waits, and the reason."""
+        if dict(standing.weights) == _row(sealed):
+            return "revealed", ""
+        if not newest:
+            return "superseded", "a later commit was due before anyone looked whether this one was revealed"
+        last = self._ledger.newest
+        if last and last.landed_block > sealed.landed_block and dict(standing.weights) == _row(last):
+            return "superseded", f"later weights landed at block {last.landed_block} before anyone looked"
+        return "failed", "the reveal came to nothing: permit, version key or length was refused"
 
     async def _say(
         self, lease: Lease, submission: Submission, result: str, tick: Tick, codes: tuple[str, ...]
@@ -236,3 +242,16 @@ class Submitter:
         HELD.clear()
         for reason in reasons:
             HELD.labels(reason.code).set(1)
+
+
+def _row(submission: Submission) -> dict[int, int]:
+    """uid to u16, as the chain would store it."""
+    return dict(zip(submission.uids, submission.values, strict=True))
+
+
+def _absent(attempt: Submission, standing: Standing) -> str:
+    if standing.last_update <= attempt.block:
+        return "it did not show up on the chain"
+    if standing.commit_reveal:
+        return f"what was committed at block {standing.last_update} was not revealed as these weights"
+    return f"other weights were set at block {standing.last_update}"

@@ -34,6 +34,8 @@ class FakeChain:
     killed: bool = False
     """The process is killed between the chain's taking the next weights and its answer."""
     reveals: bool = True
+    hold_reveals: bool = False
+    """Commits stay where they are, however old."""
     calls: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -50,6 +52,8 @@ class FakeChain:
             self.block += 1
             if self.block - self.epoch_start >= self.hyperparameters.tempo:
                 self.epoch_start = self.block
+                if self.hold_reveals:
+                    continue
                 for _, values in sorted(self.commits.items()):
                     if self.reveals:
                         self.weights = values

@@ -4,8 +4,11 @@ import asyncio
 from datetime import timedelta
 
 import pytest
+from prometheus_client import REGISTRY
 
+from coremesh.history import Checkpoint
 from coremesh.settings import ChainSettings, WeightsSettings
+from coremesh.types import ORIGIN
 from services.weights.engine import Engine, FoldStuck
 from services.weights.metrics import EPOCHS_MISSED
 from tests.events import hotkey, make_event
@@ -14,12 +17,14 @@ from tests.unit.weights.fake_chain import FakeChain
 from tests.wait import wait_until
 
 
-def engine(history: MemoryHistory, chain: FakeChain | None = None) -> Engine:
+def engine(
+    history: MemoryHistory, chain: FakeChain | None = None, *, trim_folds: tuple[str, ...] = ("scores",)
+) -> Engine:
     return Engine(
         history,
         chain or FakeChain(),
         chain_settings=ChainSettings(sync_blocks=1),
-        settings=WeightsSettings(interval_s=0.01, trim_s=0.02, keep_events=3, trim_folds=("scores",)),
+        settings=WeightsSettings(interval_s=0.01, trim_s=0.02, keep_events=3, trim_folds=trim_folds),
         holder="me",
         stuck_s=0.2,
     )
@@ -76,6 +81,38 @@ async def test_a_missed_epoch_is_counted_and_a_set_one_is_not() -> None:
     start = chain.epoch_start
     await wait_until(lambda: leader.tick is not None and leader.tick.epoch_start == start)
     assert EPOCHS_MISSED._value.get() == before + 1
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_fold_that_never_ran_holds_the_trimming_back_and_is_named() -> None:
+    history = MemoryHistory()
+    leader = engine(history, trim_folds=("scores", "gating:head"))
+    tasks = [asyncio.create_task(work) for work in (leader.fold(), leader.trim())]
+
+    def held(fold: str) -> float:
+        return REGISTRY.get_sample_value("coremesh_history_trim_held_back", {"fold": fold}) or 0.0
+
+    for _ in range(3):
+        await history.append(make_event({1: 1.0}), None, [hotkey(1)])
+    await wait_until(lambda: leader.book.page.state.events == 3)
+    await asyncio.sleep(0.1)
+    assert await leader.trim_problem() is None  # nothing to trim yet
+    for _ in range(7):
+        await history.append(make_event({1: 1.0}), None, [hotkey(1)])
+    await wait_until(lambda: held("gating:head") == 1.0)
+    assert held("scores") == 0.0
+    assert REGISTRY.get_sample_value("coremesh_history_excess_events") == 7.0
+    assert "events are kept for gating:head, which never ran" in (await leader.trim_problem() or "")
+    assert await history.length() == 10
+    lease = await history.acquire("gating", "gating", timedelta(seconds=60))
+    assert lease is not None
+    draft = Checkpoint(last_id=await history.last_id(), state=b"")
+    await history.save("gating:head", draft, lease, ORIGIN)
+    await wait_until(lambda: held("gating:head") == 0.0)
+    assert await history.length() == 3
+    assert await leader.trim_problem() is None
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from random import Random
 
 import pytest
 
@@ -31,6 +32,8 @@ class Bench:
     ledger: Ledger
     lease: Lease
     leads: bool = True
+    stops_after: int = 1000
+    """The process is stopped, for longer than its lease, after being asked so often whether it leads."""
 
     async def publish(self) -> None:
         new = await self.chain.metagraph()
@@ -63,7 +66,11 @@ class Bench:
         self.chain.advance(blocks)
         metagraph = await self.history.metagraph()
         assert metagraph is not None
-        await self.submitter.step(self.lease, await self.chain.tick(), metagraph, lambda: self.leads)
+        await self.submitter.step(self.lease, await self.chain.tick(), metagraph, self._leads)
+
+    def _leads(self) -> bool:
+        self.stops_after -= 1
+        return self.leads and self.stops_after >= 0
 
     async def records(self) -> list[tuple[str, str]]:
         """Results with the beginnings of their reasons, oldest first."""
@@ -197,6 +204,73 @@ async def test_a_commit_that_comes_to_nothing_is_noticed() -> None:
     )
 
 
+async def test_of_several_commits_revealed_while_nobody_looked_only_the_last_can_be_told() -> None:
+    b = await bench(sealed(reveal_period=3))
+    rewards = [{"u1": 2.0, "u2": 1.0}, {"u1": 1.0, "u2": 3.0}, {"u2": 1.0, "u3": 4.0}]
+    for given in rewards:
+        await b.forward(**given)
+        await b.step(20 if b.chain.calls.count("set_weights") else 1)
+        b.chain.hold_reveals = True
+    assert [r for r, _ in await b.records()] == ["sent", "committed"] * 3
+    b.chain.hold_reveals = False
+    b.chain.advance(20)  # all three at once, in their order
+    b.chain.commits.clear()
+    await b.step(0)
+    assert (await b.records())[6:9] == [
+        ("superseded", "a later commit was due before anyone looked whether this one was revealed"),
+        ("superseded", "a later commit was due before anyone looked whether this one was revealed"),
+        ("revealed", ""),
+    ]
+    assert b.ledger.sealed == []
+
+
+async def test_a_commit_whose_successor_landed_plainly_is_superseded() -> None:
+    b = await bench(sealed())
+    await b.forward(u1=2.0, u2=1.0)
+    await b.step()
+    b.chain.hyperparameters = Hyperparameters(tempo=20, rate_limit=5)
+    b.chain.hold_reveals = True
+    await b.forward(u1=1.0, u2=3.0)
+    await b.step(20)
+    assert [r for r, _ in await b.records()] == ["sent", "committed", "sent", "landed"]
+    b.chain.commits.clear()
+    await b.step()
+    assert (await b.records())[4][0] == "superseded"
+    assert "later weights landed at block 123" in (await b.records())[4][1]
+
+
+async def test_every_submission_comes_to_an_end_that_says_why() -> None:
+    """Whatever happens to a hundred of them."""
+    random = Random(3)
+    chain = sealed()
+    b = await bench(chain)
+    for _ in range(300):
+        await b.publish()
+        await b.forward(u1=random.random(), u2=random.random(), u3=random.random())
+        chain.hyperparameters = Hyperparameters(tempo=20, rate_limit=5, commit_reveal=random.random() < 0.7)
+        chain.loses_answer = random.random() < 0.2
+        chain.reveals, chain.hold_reveals = random.random() < 0.8, random.random() < 0.4
+        chain.refuses = Sent(False, random.random() < 0.5, "x", "no") if random.random() < 0.2 else None
+        chain.killed = random.random() < 0.1
+        try:
+            await b.step(random.choice([1, 3, 20, 45]))
+        except Killed:
+            b.ledger = Ledger(b.history)
+            b.submitter = Submitter(b.ledger, chain, b.book, WeightsSettings())
+            await b.submitter.take_over()
+    chain.killed, chain.refuses, chain.loses_answer, chain.hold_reveals = False, None, False, False
+    await b.step(20)
+    await b.step(20)
+    last: dict[str, Submission] = {}
+    for entry in await b.history.submissions(10_000):
+        last.setdefault(entry.submission.id, entry.submission)
+    ended = [s for s in last.values() if s.id not in {u.id for u in b.ledger.sealed}]
+    assert len(ended) > 100
+    assert {s.result for s in ended} >= {"landed", "revealed", "superseded", "failed"}
+    assert not [s for s in ended if s.result in ("sent", "committed")]
+    assert not [s for s in ended if s.result in ("superseded", "failed") and not s.reason]
+
+
 @pytest.mark.parametrize(
     ("chain", "settings", "reason"),
     [
@@ -282,6 +356,28 @@ async def test_a_stale_leader_can_neither_record_nor_send() -> None:
     b.lease = Lease("weights", "me", b.lease.token)
     await b.step()
     assert await b.records() == []
+
+
+async def test_a_leader_stopped_after_its_record_sends_nothing_when_it_wakes() -> None:
+    b = await bench()
+    await b.forward(u1=2.0, u2=1.0)
+    b.stops_after = 1
+    await b.step()
+    assert await b.records() == [("sent", "")]
+    assert "set_weights" not in b.chain.calls
+    heir = await b.history.acquire("weights", "me", timedelta(seconds=60))
+    assert heir is not None
+    b.lease, b.stops_after = heir, 1000
+    b.ledger = Ledger(b.history)
+    b.submitter = Submitter(b.ledger, b.chain, b.book, WeightsSettings())
+    await b.submitter.take_over()
+    await b.step(9)
+    assert await b.records() == [
+        ("sent", ""),
+        ("failed", "it did not show up on the chain"),
+        ("sent", ""),
+        ("landed", ""),
+    ]
 
 
 async def test_who_takes_over_settles_what_was_under_way() -> None:
