@@ -263,6 +263,7 @@ class QuerierSettings(Section):
     reward_timeout_s: float = Field(
         4.0, gt=0, le=600, description="seconds that scoring may take while a user waits"
     )
+    dashboard: bool = Field(True, description="serve the dashboard at /")
     grace_s: float = Field(
         0.15, ge=0, le=60, description="seconds given to further miners once wait_for have answered"
     )

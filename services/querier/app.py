@@ -42,6 +42,7 @@ from services.querier.access import Access
 from services.querier.admission import Admission
 from services.querier.book import Book
 from services.querier.choose import Chooser
+from services.querier.dashboard import Dashboard
 from services.querier.fanout import MinerFanout
 from services.querier.forward import Parts
 from services.querier.forwarder import Forwarder
@@ -137,11 +138,26 @@ def create_app(settings: Settings, loops: Loops, health: Health) -> FastAPI:
         else None
     )
 
+    dashboard = (
+        Dashboard(
+            settings,
+            snapshot=built.snapshot,
+            history=built.history,
+            recorder=built.recorder,
+            health=health,
+            own_hotkey=signer.hotkey,
+        )
+        if serving and querier.dashboard
+        else None
+    )
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             stack.callback(own_spool.close)
             await stack.enter_async_context(built.mesh)
+            if dashboard is not None:
+                await stack.enter_async_context(dashboard)
             stack.push_async_callback(built.history.close)
             stack.push_async_callback(built.callers.close)
             await stack.enter_async_context(built.fanout)
@@ -152,6 +168,8 @@ def create_app(settings: Settings, loops: Loops, health: Health) -> FastAPI:
             loops.start("gauges", _watch_sizes(built))
             if serving:
                 loops.start("callers", built.admission.hold())
+                if dashboard is not None:
+                    dashboard.start(loops)
                 if axon is not None:
                     loops.start("axon", axon.run())
             else:
@@ -187,6 +205,8 @@ def create_app(settings: Settings, loops: Loops, health: Health) -> FastAPI:
             )
         )
         chat.install(app, access=access, slots=slots, limits=limits, forwarder=built.forwarder)
+        if dashboard is not None:
+            dashboard.install(app, access)
     else:
 
         @app.get("/training", tags=["training"], summary="Does this instance train?")

@@ -1,0 +1,85 @@
+"""What gating has learnt, seen in the events: the reward of its first choice against that of a random miner."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from coremesh.events import Flag, ForwardEvent
+from coremesh.wire.status import Status
+
+POINTS = 60
+"""Most points of a curve."""
+
+
+class Lesson(NamedTuple):
+    """One event: rewards with 0 for a failure."""
+
+    time_ms: int
+    first: float
+    """Of the miner that gating ranked first among the asked."""
+    mean: float
+    """Of a miner drawn at random, estimated from the asked."""
+    best: float
+    """Of the best among the asked: nobody knew before."""
+    head_version: int
+
+
+class Point(NamedTuple):
+    """Means over ``events`` lessons; the time of the last."""
+
+    time_ms: int
+    first: float
+    mean: float
+    best: float
+    head_version: int
+    events: int
+
+
+def lesson(event: ForwardEvent) -> Lesson | None:
+    """What an event says; None where gating was not asked, nothing was rewarded, or nothing is known of chance.
+
+    The mean is Hajek's estimate: each of the asked counts 1/propensity, so that a choice which favours good miners does
+    not look like good luck. Without propensities only a uniform sample tells.
+    """
+    n = len(event.uids)
+    rewards = np.where(event.status == Status.OK, event.rewards, 0.0).astype(np.float64)
+    if n < 2 or len(event.gating) != n or not np.isfinite(event.rewards).any():
+        return None
+    rewards = np.nan_to_num(rewards, nan=0.0, posinf=0.0, neginf=0.0)
+    shares = event.propensity.astype(np.float64)
+    if len(shares) == n and bool(np.isfinite(shares).all()) and bool((shares > 0).all()):
+        weights = 1.0 / shares
+    elif event.flags & Flag.RANDOM_SAMPLE:
+        weights = np.ones(n)
+    else:
+        return None
+    gating = np.nan_to_num(event.gating, nan=-math.inf)
+    return Lesson(
+        event.time_ms,
+        float(rewards[int(gating.argmax())]),
+        float((weights * rewards).sum() / weights.sum()),
+        float(rewards.max()),
+        event.head_version,
+    )
+
+
+def curve(lessons: Sequence[Lesson], points: int = POINTS) -> list[Point]:
+    """Lessons, oldest first, as at most ``points`` means over equally many."""
+    if not lessons:
+        return []
+    size = math.ceil(len(lessons) / points)
+    found: list[Point] = []
+    # Whole groups counted from the newest: a point that fills up does not move the others.
+    first = len(lessons) % size
+    edges = [0, *range(first, len(lessons) + 1, size)] if first else [*range(0, len(lessons) + 1, size)]
+    for start, stop in pairwise(edges):
+        group = np.array(lessons[start:stop], np.float64)
+        first_mean, mean, best = (float(value) for value in group[:, 1:4].mean(axis=0))
+        last = lessons[stop - 1]
+        found.append(Point(last.time_ms, first_mean, mean, best, last.head_version, stop - start))
+    return found

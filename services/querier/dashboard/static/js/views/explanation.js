@@ -1,0 +1,81 @@
+// The weights service's account of a score: recomputed from the history, event by event.
+import { get } from "../api.js";
+import { chip, empty, h, put } from "../dom.js";
+import { clock, count, number, percent, words } from "../format.js";
+import { line } from "../text.js";
+
+const ROWS = 30;
+
+export function explanation(uid, frame) {
+  const element = h("div.explain");
+  let gone = false;
+
+  async function load() {
+    put(element, h("p.muted", { role: "status" }, "Asking the weights service, which reads the history\u2026"));
+    try {
+      const found = await get(`miners/${uid}/explanation`, { timeout: 40000 });
+      if (!gone) put(element, ...(found.available ? account(found.explanation) : [missing(found.reason)]), again());
+    } catch (problem) {
+      if (gone) return;
+      const locked = problem.status === 401;
+      put(element, locked ? empty("Needs a key", "An explanation reads the whole history, so it is made for callers.") : missing(problem.message),
+        locked ? h("p.row", {}, h("button", { type: "button", on: { click: () => frame.openKey() } }, "Enter a key")) : again());
+    }
+  }
+
+  const again = () => h("p.row", {}, h("button.small", { type: "button", on: { click: load } }, "Explain again"));
+  const missing = (reason) => empty("Not available", reason ? `${line(reason, 300)}.`.replace(/\.\.$/, ".") : "The weights service gives no explanation.");
+  load();
+  return { element, stop: () => { gone = true; } };
+}
+
+function account(found) {
+  const events = found.steps.filter((step) => step.what === "event");
+  const failed = events.filter((step) => step.reward === null).length;
+  const first = events.find((step) => step.before)?.before;
+  const last = events.findLast((step) => step.after)?.after;
+  const moved = first && last ? last.score - first.score : null;
+  const said = [
+    `Rank ${count(found.rank)} with a score of ${number(found.standing.score, 4)}${found.weight === null ? "" : `, ${percent(found.weight, 2)} of the weights`}, after ${count(found.standing.successes)} successes and ${count(found.standing.failures)} failures in ${count(found.events)} scored events.`,
+    found.excluded && "It is a validator over the stake limit, so it is scored 0.",
+    events.length > 0 && `In the last ${count(events.length)} that asked it, it failed ${count(failed)} times${moved === null ? "" : ` and its score went ${moved < 0 ? "down" : "up"} by ${number(Math.abs(moved), 4)}`}.`,
+    found.note && line(found.note, 300),
+  ].filter(Boolean).join(" ");
+  return [
+    h("p", {}, said),
+    h("p.row", {}, chip(found.agrees ? "recomputed bit for bit" : "not recomputed from the start", found.agrees ? "good" : "warn"), h("span.muted.small", {}, `rule ${line(found.rule, 160)}`)),
+    events.length > 0 ? steps(found.steps) : h("p.muted", {}, "None of the scored events that are kept asked it."),
+  ];
+}
+
+function steps(all) {
+  const heads = ["When", "What", "Reward", "Place", "Target", "Score", "Change"];
+  return h("div.scroll.tall", { tabindex: "0", role: "region", "aria-label": "The events behind the score, newest first" }, h("table", {},
+    h("thead", {}, h("tr", {}, heads.map((name, i) => h(`th${i > 1 ? ".num" : ""}`, { scope: "col" }, name)))),
+    h("tbody", {}, all.slice(-ROWS).reverse().map((step) => h("tr", {}, (step.what === "event" ? eventCells : resetCells)(step))))));
+}
+
+function eventCells(step) {
+  const { before, after } = step;
+  const better = step.rewards.filter((one) => one !== null && step.reward !== null && one > step.reward).length;
+  const change = before && after ? after.score - before.score : null;
+  const sign = change === null ? "" : change > 0 ? "+" : change < 0 ? "\u2212" : "\u00b1";
+  return [
+    h("td", {}, h("a", { href: `#/events/${step.event_id}` }, clock(step.time_ms))),
+    h("td", { title: line(step.note, 200) }, step.counted ? words(step.kind) : "not counted"),
+    h("td.num", {}, step.reward === null ? words(step.status) : number(step.reward)),
+    h("td.num", {}, step.reward === null ? "\u2013" : `${better + 1} of ${step.asked}`),
+    h("td.num", {}, step.reward === null && step.counted ? "0" : number(step.share)),
+    h("td.num", {}, after ? number(after.score, 4) : "\u2013"),
+    h(`td.num${change > 0 ? ".up" : change < 0 ? ".down" : ""}`, {}, change === null ? "\u2013" : `${sign}${number(Math.abs(change), 5)}`),
+  ];
+}
+
+function resetCells(step) {
+  return [
+    h("td", {}, clock(step.time_ms)),
+    h("td", { colspan: "4" }, `started again: ${line(step.reason, 120)}`),
+    h("td.num", {}, number(step.after.score, 4)),
+    h("td.num.down", {}, `\u2212${number(Math.abs(step.before.score - step.after.score), 5)}`),
+  ];
+}
