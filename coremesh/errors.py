@@ -149,10 +149,11 @@ class DeadlineExceeded(CoremeshError):
 
 
 class Unavailable(CoremeshError):
-    """Something that we depend on is down."""
+    """Something that we depend on is down. ``retry_after_s`` over 0 is told to the caller."""
 
     code = "unavailable"
     status = 503
+    retry_after_s: ClassVar[float] = 0.0
 
 
 class HistoryUnavailable(Unavailable):

@@ -216,6 +216,11 @@ class QuerierSettings(Section):
     )
     use_reward_model: bool = Field(True, description="choose the completion with the highest reward")
     no_nsfw_filter: bool = Field(False, description="do not judge prompts and completions for safety")
+    filter_when_away: Literal["pass", "refuse"] = Field(
+        "pass",
+        description="users' texts while the reward service, which judges their safety, is away: pass them, saying so "
+        "in degraded, or refuse with 503 and Retry-After",
+    )
     min_completion_chars: int = Field(
         11, ge=1, le=1000, description="shortest completion that counts as success"
     )

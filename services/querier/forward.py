@@ -17,7 +17,7 @@ from coremesh.service import traces
 from coremesh.wire.status import Status
 from services.querier.book import Book
 from services.querier.choose import Choice, Chooser
-from services.querier.judge import Judge, Safety, Verdict
+from services.querier.judge import FilterAway, Judge, Safety, Verdict
 from services.querier.live import LiveText
 from services.querier.metrics import DEGRADED, EVENTS, FORWARDS, OVERHEAD_SECONDS, REPLIES, Stopwatch
 from services.querier.ports import EventSink, Fanout, Reply
@@ -63,7 +63,7 @@ def _left(available: tuple[Neuron, ...], query: Query) -> tuple[Neuron, ...]:
 class Forward:
     """One query. ``run`` is one task to its end, the event recorded; ``answer`` may be there earlier.
 
-    ``answer`` gives an Answer, or raises NoMinerAvailable, NoCompletion or UnsafeMessage.
+    ``answer`` gives an Answer, or raises NoMinerAvailable, NoCompletion, UnsafeMessage or FilterAway.
     """
 
     def __init__(self, parts: Parts, query: Query) -> None:
@@ -81,6 +81,7 @@ class Forward:
         self.live = LiveText(parts.min_chars) if query.live else None
         """What the first miner says while it says it, where that is wanted and may be shown."""
         self._known_safe: set[int] = set()
+        self._failure: BaseException | None = None
         self._arrived = asyncio.Event()
         self._collected = asyncio.Event()
         self._trace = ""
@@ -142,7 +143,10 @@ class Forward:
                     await self._collected.wait()
                 judged = await self._judge()
             best = self._best(judged)
-            if best >= 0:
+            if best >= 0 and self.query.must_filter and "filter" in judged.verdict.degraded:
+                # The caller is refused; what the miners did is judged and recorded all the same.
+                self._fail(FilterAway("the safety filter went away, and no answer passes without it"))
+            elif best >= 0:
                 with traces.span("choose") as span:
                     answer = self._answer(judged, best)
                     span.set(
@@ -161,7 +165,7 @@ class Forward:
             self._fail(NoCompletion(f"none of {len(neurons)} miners gave a usable completion"))
         told = self._tell(judged)
         await self._record(judged, best, told=told)
-        return "ok" if best >= 0 else NoCompletion.code
+        return self._failure.code if isinstance(self._failure, CoremeshError) else "ok"
 
     async def _choose(self) -> None:
         query, parts = self.query, self._parts
@@ -195,6 +199,8 @@ class Forward:
                     safety = await filtering
                 if not safety.judged:
                     self._degraded.add("filter")
+                    if query.must_filter:
+                        raise FilterAway("the safety filter is away, and nothing passes without it")
                 if not all(safety.safe):
                     raise UnsafeMessage("the safety filter refuses this message")
                 if safety.active and query.filter_completions:
@@ -303,7 +309,8 @@ class Forward:
             elif verdict.rewards is not None:
                 rewards[i] = verdict.rewards[place]
         safe = tuple(i for i in indices if self._replies.statuses[i] == Status.OK)
-        self._known_safe.update(safe)
+        if "filter" not in verdict.degraded:
+            self._known_safe.update(safe)
         parts = {name: column(n, indices, values) for name, values in verdict.parts.items()}
         return Judged(safe, verdict, rewards, parts)
 
@@ -344,6 +351,7 @@ class Forward:
 
     def _fail(self, error: BaseException) -> None:
         if not self.answer.done():
+            self._failure = error
             self.answer.set_exception(error)
 
     def _tell(self, judged: Judged) -> bool:

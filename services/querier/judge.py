@@ -13,8 +13,8 @@ from typing import Literal, cast
 import structlog
 
 from coremesh.contracts import ChatMessage, FilterRequest, RewardRequest, RewardResponse
-from coremesh.errors import Busy, CoremeshError
-from coremesh.mesh import RewardPeer
+from coremesh.errors import Busy, CoremeshError, ServiceUnavailable
+from coremesh.mesh import COOL_DOWN_S, RewardPeer
 
 log = structlog.get_logger(__name__)
 
@@ -28,6 +28,17 @@ JUDGED_CHARS = 32_768
 """Characters of a completion that are judged."""
 
 RewardKind = Literal["question", "answer", "inference", "forward"]
+
+
+class FilterAway(ServiceUnavailable):
+    """Texts cannot be judged for safety, and may not pass unjudged (``querier.filter_when_away``)."""
+
+    code = "filter_away"
+    retry_after_s = COOL_DOWN_S
+    default_remedy = (
+        "Ask again after Retry-After; operators: check the reward service, or set "
+        "COREMESH_QUERIER_FILTER_WHEN_AWAY=pass."
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,7 @@ class Limits:
             private=request.private or caller.private,
             filter_prompt=not settings.no_nsfw_filter,
             filter_completions=not settings.no_nsfw_filter,
+            must_filter=settings.filter_when_away == "refuse",
             reward_timeout_s=settings.reward_timeout_s,
         )
 

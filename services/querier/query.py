@@ -45,6 +45,8 @@ class Query:
     texts first, this has no effect."""
     filter_prompt: bool = False
     filter_completions: bool = False
+    must_filter: bool = False
+    """Refuse the caller where the safety filter is away, instead of letting texts pass unjudged."""
     reward_timeout_s: float = 4.0
     id: EventId = field(default_factory=new_event_id)
 
