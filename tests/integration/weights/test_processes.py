@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import signal
 import subprocess
@@ -14,11 +15,16 @@ from pathlib import Path
 import pytest
 
 from coremesh.history.redis import RedisHistory
+from coremesh.types import ORIGIN, stream_key
 from coremesh.wire.keys import keypair_from_uri
 from devnet.chain.testing import RunningChain, free_port, running_chain
+from services.weights import scores
+from services.weights.rules import SoftmaxEma
 from tests.integration.weights.processes import Crowd, WeightsProcess, folded, replay
 from tests.redis_server import RedisServer
 from tests.wait import wait_until
+
+KILLS = int(os.environ.get("COREMESH_TEST_KILLS", "4"))
 
 
 @pytest.fixture
@@ -79,21 +85,41 @@ async def test_events_become_scores_weights_and_a_proof(
 
 
 async def test_a_kill_at_any_moment_loses_nothing_and_counts_nothing_twice(
-    redis_history: RedisHistory, redis_url: str, weights: WeightsProcess
+    redis_history: RedisHistory, redis_url: str, chain: RunningChain, tmp_path: Path
 ) -> None:
-    crowd = Crowd(redis_history)
+    """COREMESH_TEST_KILLS says how often; some kills come while it starts, most while it folds."""
+    weights = WeightsProcess(redis_url, chain, tmp_path, ("--weights.lease_s=0.5",))
+    weights.start()
     moments = random.Random(1)
-    async with crowd.at_work():
-        for _ in range(4):
-            await wait_until(weights.ready, timeout=30, every=0.05)
-            await asyncio.sleep(moments.random() * 0.3)
-            assert weights.end(signal.SIGKILL) == -signal.SIGKILL
-            weights.start()
-    # The old lease runs out first.
-    await folded(weights, crowd.sent)
-    code, report = replay(redis_url)
+    crowd = Crowd(redis_history)
+    try:
+        await wait_until(redis_history.metagraph, timeout=30)
+        async with crowd.at_work():
+            for _ in range(KILLS):
+                before = await redis_history.version("scores")
+                if moments.random() < 0.8:
+                    await wait_until(lambda before=before: _beyond(redis_history, before), timeout=30)
+                    await asyncio.sleep(moments.random() * 0.3)
+                else:
+                    await asyncio.sleep(moments.random() * 2)
+                assert weights.end(signal.SIGKILL) == -signal.SIGKILL
+                weights.start()
+        await folded(weights, crowd.sent)
+        code, report = replay(redis_url)
+    finally:
+        weights.end()
     assert (code, report["differences"]) == (0, [])
     assert report["events"] == crowd.sent
+    checkpoint = await redis_history.load("scores")
+    assert checkpoint is not None
+    entries = await redis_history.read(ORIGIN, 1_000_000)
+    kept = [e.event for e in entries if stream_key(e.stream_id) <= stream_key(checkpoint.last_id)]
+    uninterrupted = scores.fold(scores.ScoreState(), kept, SoftmaxEma())
+    assert scores.dump(uninterrupted) == checkpoint.state
+
+
+async def _beyond(history: RedisHistory, version: int) -> bool:
+    return await history.version("scores") > version
 
 
 async def test_the_other_instance_takes_over_within_ten_seconds(
