@@ -7,7 +7,7 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from coremesh.settings.loader import Section
 
@@ -194,6 +194,36 @@ class QuerierSettings(Section):
     protocol: Literal["btauth", "synapse", "epistula"] = Field(
         "btauth", description="how miners are spoken to"
     )
+    synapse_class: str = Field(
+        "Prompting",
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        description="class of the subnet's synapse, thus its path (protocol synapse)",
+    )
+    synapse_backward_class: str = Field(
+        "",
+        pattern=r"^([A-Za-z_][A-Za-z0-9_]*)?$",
+        description="class of the synapse that tells rewards; empty: miners are not told (protocol synapse)",
+    )
+    synapse_roles: str = Field(
+        "roles", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="its field of the messages' roles"
+    )
+    synapse_messages: str = Field(
+        "messages", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="its field of the messages' texts"
+    )
+    synapse_completion: str = Field(
+        "completion", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="its field of the answer"
+    )
+    synapse_required: tuple[str, ...] = Field(
+        (),
+        description="JSON list of its fields without a default, as name:type with a type of list, str, dict, int, "
+        "float or bool; empty: roles and messages, which are lists",
+    )
+    synapse_hash_fields: tuple[str, ...] = Field(
+        (), description="JSON list of the synapse's required_hash_fields, in its order"
+    )
+    epistula_model: str = Field(
+        "", max_length=200, description="model asked of OpenAI-compatible miners; empty: none is named"
+    )
     allow_loopback: bool = Field(False, description="ask miners on 127.0.0.0/8: for the devnet only")
     allow_networks: tuple[str, ...] = Field(
         (),
@@ -275,6 +305,34 @@ class QuerierSettings(Section):
     max_metagraph_age_s: float = Field(
         3600.0, gt=0, description="age of the metagraph beyond which the service is not ready"
     )
+
+    @field_validator("synapse_completion")
+    @classmethod
+    def _distinct(cls, completion: str, info: ValidationInfo) -> str:
+        names = [completion, *(info.data.get(f"synapse_{name}") for name in ("roles", "messages"))]
+        if len(set(names)) < len(names):
+            raise ValueError("roles, messages and completion: several fields of one name")
+        return completion
+
+    @field_validator("synapse_required")
+    @classmethod
+    def _required(cls, fields: tuple[str, ...]) -> tuple[str, ...]:
+        for field in fields:
+            name, _, kind = field.partition(":")
+            if not name.isidentifier() or kind not in ("list", "str", "dict", "int", "float", "bool"):
+                raise ValueError(f"{field!r} is no name:type such as messages:list")
+        return fields
+
+    @field_validator("synapse_hash_fields")
+    @classmethod
+    def _hashed(cls, fields: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        given = info.data
+        sent = {given.get(f"synapse_{name}", name) for name in ("roles", "messages", "completion")} | {
+            "timeout"
+        }
+        if unknown := sorted(set(fields) - sent):
+            raise ValueError(f"{', '.join(unknown)}: not among what is sent: {', '.join(sorted(sent))}")
+        return fields
 
     @field_validator("allow_networks")
     @classmethod

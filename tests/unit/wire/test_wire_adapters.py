@@ -8,6 +8,7 @@ from hashlib import sha3_256, sha256
 import pytest
 
 from coremesh.errors import BadSetting
+from coremesh.settings import QuerierSettings, load
 from coremesh.wire.adapters import (
     BadAnswer,
     BtauthAdapter,
@@ -216,6 +217,65 @@ def test_adapters_by_name() -> None:
     assert tuple(make_adapter(name, SIGNER).name for name in names) == names
     with pytest.raises(BadSetting):
         make_adapter("smoke signals", SIGNER)
+
+
+def named(*flags: str) -> QuerierSettings:
+    return load([QuerierSettings], flags)[QuerierSettings]
+
+
+def test_a_subnets_own_names_are_settings() -> None:
+    synapse = make_adapter(
+        "synapse",
+        SIGNER,
+        named(
+            "--querier.synapse-class=Chat",
+            "--querier.synapse-backward-class=Learn",
+            "--querier.synapse-roles=speakers",
+            "--querier.synapse-messages=prompts",
+            "--querier.synapse-completion=response",
+            '--querier.synapse-required=["prompts:list", "seed:int"]',
+            '--querier.synapse-hash-fields=["speakers", "prompts"]',
+        ),
+    )
+    call = synapse.forward(REQUEST)
+    assert call.path == "/Chat"
+    assert json.loads(call.body) == {
+        "speakers": ["system", "user"],
+        "prompts": ["Be brief.", "Why is the sky blue?"],
+        "response": "",
+        "timeout": 4.0,
+    }
+    headers = parsed(call.headers(BOB.ss58_address))
+    hashed = "".join(
+        sha3_256(str(field).encode()).hexdigest() for field in (list(REQUEST.roles), list(REQUEST.messages))
+    )
+    assert headers["computed_body_hash"] == sha3_256(hashed.encode()).hexdigest()
+    inputs = {name: value for name, value in headers.items() if name.startswith("bt_header_input_obj_")}
+    assert inputs == {"bt_header_input_obj_prompts": "W10=", "bt_header_input_obj_seed": "MA=="}
+    assert call.completion("application/json", b'{"response": "yes", "completion": "no"}') == "yes"
+    backward = synapse.backward(NOTICE)
+    assert backward is not None
+    assert backward.path == "/Learn"
+
+    epistula = make_adapter("epistula", SIGNER, named("--querier.epistula-model=big"))
+    assert json.loads(epistula.forward(REQUEST).body)["model"] == "big"
+    assert "model" not in json.loads(make_adapter("epistula", SIGNER).forward(REQUEST).body)
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--querier.synapse-class=../up", "--querier.synapse_class"),
+        ("--querier.synapse-messages=a b", "--querier.synapse_messages"),
+        ('--querier.synapse-required=["prompts:tensor"]', "no name:type"),
+        ('--querier.synapse-required=["prompts"]', "no name:type"),
+        ('--querier.synapse-hash-fields=["seed"]', "not among what is sent"),
+        ("--querier.synapse-messages=roles", "several fields of one name"),
+    ],
+)
+def test_names_that_cannot_be_are_refused_at_start(flag: str, said: str) -> None:
+    with pytest.raises(BadSetting, match=said):
+        named(flag)
 
 
 def test_roles_and_messages_go_together() -> None:
