@@ -29,6 +29,7 @@ SERVICES = ("querier", "trainer", "gating", "reward", "weights", "miner")
 COMMON = ("/healthz", "/readyz", "/metrics")
 NOTE = "<!-- Written by docs/generate.py from the code: change the code, not this page. -->"
 Json = dict[str, Any]
+COMMANDS = typer.main.get_command(app)
 
 
 def cell(text: str) -> str:
@@ -126,8 +127,7 @@ def _default(value: Any) -> str:
 def cli_page() -> str:
     """Every command's own help."""
     lines = ["# The command line", NOTE, ""]
-    commands = ["", *typer.main.get_command(app).commands]  # type: ignore[attr-defined]
-    wanted = [(f"coremesh {command}".strip(), [_script(), *command.split()]) for command in commands]
+    wanted = [(f"coremesh {path}".strip(), [_script(), *path.split()]) for path in _paths(COMMANDS)]
     for command in ("chain", "miners", "faucet", "replace"):
         wanted.append((f"python -m devnet {command}", [sys.executable, "-m", "devnet", command]))
     with ThreadPoolExecutor(2) as pool:
@@ -135,6 +135,13 @@ def cli_page() -> str:
             lines += part
     lines.append(intros.SERVICES.strip())
     return _page(lines)
+
+
+def _paths(command: Any, path: str = "") -> Iterator[str]:
+    """The words of a command and of every command below it, depth first."""
+    yield path
+    for name, one in getattr(command, "commands", {}).items():
+        yield from _paths(one, f"{path} {name}".strip())
 
 
 def _script() -> str:

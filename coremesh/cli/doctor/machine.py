@@ -13,12 +13,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 
 from coremesh.cli.doctor.run import Patient
 from coremesh.cli.findings import Finding, fail, ok, warn
-from coremesh.settings import HttpSettings, QuerierSettings
+from coremesh.service.auth import is_loopback
+from coremesh.settings import HttpSettings, MeshSettings, QuerierSettings
 
 GIB = 1024**3
 LEAST_PYTHON = (3, 11)
@@ -125,7 +127,7 @@ def ports(patient: Patient) -> Iterator[Finding]:
         return
     http = patient.settings[HttpSettings]
     for service in patient.services:
-        port = http.port or service.port
+        port = http.port or _by_address(patient, service.name) or service.port
         try:
             with socket.socket(socket.AF_INET6 if ":" in http.host else socket.AF_INET) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -140,6 +142,14 @@ def ports(patient: Patient) -> Iterator[Finding]:
                 yield level("port", f"port {port}", message, remedy)
         else:
             yield ok("port", f"port {port}", f"{service.name}'s port {http.host}:{port} is free")
+
+
+def _by_address(patient: Patient, name: str) -> int | None:
+    """The port by which the others are told to find a service on this machine."""
+    if MeshSettings not in patient.settings:
+        return None
+    address = urlsplit(str(getattr(patient.settings[MeshSettings], f"{name}_url")))
+    return address.port if is_loopback(str(address.hostname or "")) else None
 
 
 def _is_ours(host: str, port: int) -> bool:
