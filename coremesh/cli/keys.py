@@ -102,7 +102,7 @@ def _with_store(config: Path | None, work: Callable[[RedisCallers], Awaitable[T]
 
     async def run() -> T:
         store = RedisCallers(
-            redis.url, settings[ChainSettings].netuid, timeout=timedelta(seconds=redis.timeout_s)
+            redis.address, settings[ChainSettings].netuid, timeout=timedelta(seconds=redis.timeout_s)
         )
         try:
             return await work(store)

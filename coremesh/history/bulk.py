@@ -9,26 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
-from redis import Redis
-from redis.backoff import ExponentialWithJitterBackoff
-from redis.retry import Retry
-
 from coremesh.history.protocol import Entry
 from coremesh.types import StreamId
 
 
 class BulkReader:
-    """Reads pages of a stream. Blocking, and safe to call from several threads."""
+    """Reads pages of a stream by a pool of blocking connections. Safe to call from several threads."""
 
-    def __init__(self, url: str, timeout_s: float) -> None:
-        client: Any = Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
-            url,
-            protocol=2,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=min(timeout_s, 2.0),
-            retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.2), 2),
-        )
-        self._pool: Any = client.connection_pool
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
 
     def read(self, key: str, after: StreamId, count: int, decode: Callable[[bytes], Any]) -> list[Entry]:
         """Up to ``count`` entries after a place, oldest first. Raises what redis-py raises."""

@@ -15,12 +15,11 @@ from hashlib import sha256
 from typing import Any, Literal
 
 import msgspec
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from coremesh.errors import BadRequest, HistoryUnavailable, NotFound
 from coremesh.history import scripts
+from coremesh.history.connect import Connection
 from coremesh.history.guard import guarded
 from coremesh.history.keys import NONCE_RETENTION, Keys
 
@@ -106,14 +105,9 @@ class RedisCallers:
     ) -> None:
         seconds = timeout.total_seconds()
         self.keys = Keys(netuid)
-        self._redis: Any = Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
-            url,
-            protocol=2,
-            socket_timeout=seconds,
-            socket_connect_timeout=seconds,
-            # A kept connection may have died with the Redis before: one more try, with a new one.
-            retry=Retry(NoBackoff(), 1),
-        )
+        # A kept connection may have died with the Redis before: one more try, with a new one.
+        self._connection = Connection(url, timeout_s=seconds, connect_s=seconds, backoff=NoBackoff, tries=1)
+        self._redis = self._connection.redis
         self._pause_s = pause.total_seconds()
         self._away_until = 0.0
         self._replace = self._redis.register_script(scripts.REPLACE_CALLER)
@@ -192,7 +186,7 @@ class RedisCallers:
 
     async def close(self) -> None:
         """Give the connections back."""
-        await self._redis.aclose()
+        await self._connection.close()
 
     async def _call(self, work: Any) -> Any:
         if time.monotonic() < self._away_until:

@@ -9,7 +9,7 @@ from types import CoroutineType
 from typing import Any, ParamSpec, TypeVar
 
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisClusterException, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from coremesh.errors import HistoryUnavailable, LeaseLost
@@ -40,7 +40,7 @@ def guarded(method: Callable[P, CoroutineType[Any, Any, T]]) -> Callable[P, Coro
             raise HistoryUnavailable(f"Redis refused a command: {error}") from error
         except (TimeoutError, RedisConnectionError, RedisTimeoutError, OSError) as error:
             raise HistoryUnavailable(f"Redis does not answer: {error or type(error).__name__}") from error
-        except RedisError as error:
+        except (RedisError, RedisClusterException) as error:
             raise HistoryUnavailable(f"Redis failed: {error}") from error
 
     return wrapper

@@ -9,13 +9,12 @@ from datetime import timedelta
 from typing import Any, cast
 
 import msgspec
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 
 from coremesh.events import ForwardEvent, MetagraphEvent, Transcript, decode, decode_transcript, encode
 from coremesh.history import scripts
 from coremesh.history.bulk import BulkReader
+from coremesh.history.connect import Connection, blocking_pool
 from coremesh.history.guard import guarded
 from coremesh.history.keys import SEEN_RETENTION, Keys
 from coremesh.history.protocol import Checkpoint, Entry, Lease, Submission, SubmissionEntry
@@ -29,23 +28,32 @@ MANY = 200
 TRIM_AT_ONCE = 2_000
 """Events dropped in one script call, so that Redis is never held for long."""
 
+CONNECT_S = 2.0
+TRIES = 2
+
 _submission_decoder = msgspec.msgpack.Decoder(Submission)
 
 
 class RedisHistory:
-    """A History on one Redis. ``url`` is ``redis://``, ``rediss://`` or ``unix://``.
+    """A History in Redis. ``url`` is an address of coremesh.settings.redisurl; raises ValueError for another.
 
     Commands have ``timeout`` each; waiting reads use connections of their own, so they never delay a command.
     """
 
     def __init__(self, url: str, netuid: int, *, timeout: timedelta = timedelta(seconds=5)) -> None:
         seconds = timeout.total_seconds()
-        retry = Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.2), 2)
-        common: dict[str, Any] = {"protocol": 2, "socket_connect_timeout": min(seconds, 2.0), "retry": retry}
         self.keys = Keys(netuid)
-        self._redis: Any = Redis.from_url(url, socket_timeout=seconds, **common)  # pyright: ignore[reportUnknownMemberType]
-        self._waiting: Any = Redis.from_url(url, socket_timeout=None, **common)  # pyright: ignore[reportUnknownMemberType]
-        self._bulk = BulkReader(url, seconds)
+        self._commands = Connection(
+            url, timeout_s=seconds, connect_s=min(seconds, CONNECT_S), backoff=_backoff, tries=TRIES
+        )
+        self._reads = Connection(
+            url, timeout_s=None, connect_s=min(seconds, CONNECT_S), backoff=_backoff, tries=TRIES
+        )
+        self._redis, self._waiting = self._commands.redis, self._reads.redis
+        pool = blocking_pool(
+            url, timeout_s=seconds, connect_s=min(seconds, CONNECT_S), backoff=_backoff(), tries=TRIES
+        )
+        self._bulk = BulkReader(pool) if pool is not None else None
         self._known: set[str] = set()
         self._timeout = seconds
         register = self._redis.register_script
@@ -82,7 +90,7 @@ class RedisHistory:
         decode: Callable[[bytes], Any] = decode,
     ) -> list[Entry]:
         """See History.read. Many at once are read in a thread."""
-        if block is None and count >= MANY:
+        if block is None and count >= MANY and self._bulk is not None:
             return await asyncio.to_thread(self._bulk.read, self.keys.events, after, count, decode)
         if block is None:
             rows = await self._redis.xrange(self.keys.events, min=f"({after}", max="+", count=count)
@@ -274,13 +282,19 @@ class RedisHistory:
     @guarded
     async def ping(self) -> None:
         """See History.ping."""
-        await self._redis.ping()
+        # A key of ours, and not PING: of a cluster it asks the one member that holds the history.
+        await self._redis.exists(self.keys.metagraph)
 
     async def close(self) -> None:
         """See History.close."""
-        await self._redis.aclose()
-        await self._waiting.aclose()
-        self._bulk.close()
+        await self._commands.close()
+        await self._reads.close()
+        if self._bulk is not None:
+            self._bulk.close()
+
+
+def _backoff() -> ExponentialWithJitterBackoff:
+    return ExponentialWithJitterBackoff(base=0.02, cap=0.2)
 
 
 def _entries(

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from coremesh.settings.loader import Section
+from coremesh.settings.redisurl import complete, parse_address
 
 
 class RedisSettings(Section):
@@ -18,16 +19,39 @@ class RedisSettings(Section):
     section: ClassVar[str] = "redis"
 
     url: str = Field(
-        "redis://127.0.0.1:6379/0", description="redis://, rediss:// or unix:// address of Redis 6.2+"
+        "redis://127.0.0.1:6379/0",
+        description="redis://, rediss:// (TLS), unix://, redis[s]+sentinel:// or redis[s]+cluster:// address of "
+        "Redis 6.2+",
+    )
+    username: str = Field("", description="ACL user; wins over the address's")
+    password: SecretStr = Field(SecretStr(""), description="password; wins over the address's")
+    tls_ca: Path | None = Field(
+        None, description="file of the CAs that sign Redis's certificate; none: the system's"
     )
     timeout_s: float = Field(5.0, gt=0, le=60, description="seconds that one command may take")
 
     @field_validator("url")
     @classmethod
     def _scheme(cls, url: str) -> str:
-        if not url.startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("must start with redis://, rediss:// or unix://")
+        parse_address(url)
         return url
+
+    @field_validator("tls_ca")
+    @classmethod
+    def _with_tls(cls, tls_ca: Path | None, info: ValidationInfo) -> Path | None:
+        if tls_ca and "url" in info.data and not parse_address(info.data["url"]).tls:
+            raise ValueError("redis.url is not of the kind rediss://")
+        return tls_ca
+
+    @property
+    def address(self) -> str:
+        """The URL to connect to: with user, password and CA in it. Not for logs."""
+        return complete(
+            self.url,
+            username=self.username,
+            password=self.password.get_secret_value(),
+            tls_ca=str(self.tls_ca or ""),
+        )
 
 
 class ChainSettings(Section):

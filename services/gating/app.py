@@ -42,7 +42,7 @@ def create_gating_app(settings: Settings, encoder: SentenceEncoder, loops: Loops
     )
     redis = settings[RedisSettings]
     history = RedisHistory(
-        redis.url, settings[ChainSettings].netuid, timeout=timedelta(seconds=redis.timeout_s)
+        redis.address, settings[ChainSettings].netuid, timeout=timedelta(seconds=redis.timeout_s)
     )
     batching = BatchingEncoder(encoder, max_queued=gating.queue, cache_entries=gating.cache_entries)
     learning = GatingLearning(gating, batching)

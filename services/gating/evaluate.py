@@ -279,7 +279,7 @@ async def _run(
     arguments: argparse.Namespace,
     rules: Sequence[str],
 ) -> Evaluation:
-    history = RedisHistory(redis.url, netuid, timeout=timedelta(seconds=redis.timeout_s))
+    history = RedisHistory(redis.address, netuid, timeout=timedelta(seconds=redis.timeout_s))
     try:
         await history.ping()
         encoder = SentenceEncoder(

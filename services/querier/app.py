@@ -224,7 +224,7 @@ def _build(settings: Settings, signer: Signer, own_spool: OwnSpool) -> Built:
     redis = settings[RedisSettings]
     mesh = Mesh(settings[MeshSettings])
     history = RedisHistory(
-        redis.url, settings[ChainSettings].netuid, timeout=timedelta(seconds=redis.timeout_s)
+        redis.address, settings[ChainSettings].netuid, timeout=timedelta(seconds=redis.timeout_s)
     )
     recorder = Recorder(history, own_spool.spool, on_recorded=lambda outcome: EVENTS.labels(outcome).inc())
     book = Book()
@@ -255,7 +255,7 @@ def _build(settings: Settings, signer: Signer, own_spool: OwnSpool) -> Built:
     )
     forwarder = Forwarder(parts, most=STRAGGLERS * querier.max_concurrent)
     callers = RedisCallers(
-        redis.url,
+        redis.address,
         settings[ChainSettings].netuid,
         timeout=timedelta(seconds=min(redis.timeout_s, CALLERS_TIMEOUT_S)),
     )

@@ -199,7 +199,7 @@ def _learn(
         return
     redis = settings[RedisSettings]
     history = RedisHistory(
-        redis.url, settings[ChainSettings].netuid, timeout=timedelta(seconds=redis.timeout_s)
+        redis.address, settings[ChainSettings].netuid, timeout=timedelta(seconds=redis.timeout_s)
     )
     stack.push_async_callback(history.close)
     holder = f"{socket.gethostname()}:{os.getpid()}"

@@ -203,7 +203,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 async def _run(redis: RedisSettings, netuid: int) -> list[Comparison]:
-    history = RedisHistory(redis.url, netuid, timeout=timedelta(seconds=redis.timeout_s))
+    history = RedisHistory(redis.address, netuid, timeout=timedelta(seconds=redis.timeout_s))
     try:
         return await compare(history)
     finally:

@@ -82,7 +82,7 @@ async def _run(given: argparse.Namespace, words: list[str]) -> SignedExplanation
     )
     redis, netuid, wallet = settings[RedisSettings], settings[ChainSettings].netuid, settings[WalletSettings]
     keypair = load_keypair(wallet.path.expanduser(), wallet.name, wallet.hotkey) if given.sign else None
-    store = RedisHistory(redis.url, netuid, timeout=timedelta(seconds=redis.timeout_s))
+    store = RedisHistory(redis.address, netuid, timeout=timedelta(seconds=redis.timeout_s))
     try:
         found = await explain_checkpoint(
             store,

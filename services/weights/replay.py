@@ -239,7 +239,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 async def _run(redis: RedisSettings, netuid: int) -> Report:
-    history = RedisHistory(redis.url, netuid, timeout=timedelta(seconds=redis.timeout_s))
+    history = RedisHistory(redis.address, netuid, timeout=timedelta(seconds=redis.timeout_s))
     try:
         return await replay(history)
     finally:

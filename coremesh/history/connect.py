@@ -1,0 +1,123 @@
+"""Connections to a Redis, however it is reached: one server, by Sentinels, or a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from redis import Redis as BlockingRedis
+from redis.asyncio import Redis
+from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import AbstractBackoff, NoBackoff
+from redis.retry import Retry as BlockingRetry
+from redis.sentinel import Sentinel as BlockingSentinel
+
+from coremesh.settings.redisurl import RedisAddress, parse_address
+
+SENTINEL_TIMEOUT_S = 1.0
+"""How long one Sentinel may take before the next is asked."""
+
+
+class Connection:
+    """A client for all commands, ``redis``, with all that has to be closed with it.
+
+    ``timeout_s`` bounds a command, None waits for ever (for reads that block); ``tries`` are made beyond the first.
+    Nothing is connected before the first command. Raises ValueError for an address that is none.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_s: float | None,
+        connect_s: float,
+        backoff: Callable[[], AbstractBackoff],
+        tries: int,
+    ) -> None:
+        address = parse_address(url)
+        common: dict[str, Any] = {
+            "protocol": 2,
+            "socket_timeout": timeout_s,
+            "socket_connect_timeout": connect_s,
+            "retry": Retry(backoff(), tries),
+        }
+        self._sentinels: list[Any] = []
+        self.redis: Any
+        if address.kind == "one":
+            self.redis = Redis.from_url(address.url, **common)  # pyright: ignore[reportUnknownMemberType]
+        elif address.kind == "cluster":
+            nodes = [ClusterNode(host, port) for host, port in address.nodes]
+            self.redis = RedisCluster(
+                startup_nodes=nodes,
+                **_login(address),
+                **_tls(address),
+                **common,
+            )
+        else:
+            sentinel: Any = Sentinel(address.nodes, sentinel_kwargs=_sentinel(address, Retry(NoBackoff(), 0)))
+            self._sentinels = sentinel.sentinels
+            self.redis = sentinel.master_for(
+                address.master,
+                db=address.db,
+                **_login(address),
+                **_tls(address),
+                **common,
+            )
+
+    async def close(self) -> None:
+        """Give the connections back."""
+        await self.redis.aclose()
+        for sentinel in self._sentinels:
+            await sentinel.aclose()
+
+
+def blocking_pool(
+    url: str, *, timeout_s: float, connect_s: float, backoff: AbstractBackoff, tries: int
+) -> Any:
+    """A pool of blocking connections to the one server that takes writes; None for a cluster, which has several."""
+    address = parse_address(url)
+    common: dict[str, Any] = {
+        "protocol": 2,
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": connect_s,
+        "retry": BlockingRetry(backoff, tries),
+    }
+    client: Any
+    if address.kind == "cluster":
+        return None
+    if address.kind == "one":
+        client = BlockingRedis.from_url(address.url, **common)  # pyright: ignore[reportUnknownMemberType]
+    else:
+        sentinel: Any = BlockingSentinel(
+            address.nodes, sentinel_kwargs=_sentinel(address, BlockingRetry(NoBackoff(), 0))
+        )
+        client = sentinel.master_for(
+            address.master, db=address.db, **_login(address), **_tls(address), **common
+        )
+    return client.connection_pool
+
+
+def _login(address: RedisAddress) -> dict[str, Any]:
+    return {"username": address.username or None, "password": address.password or None}
+
+
+def _tls(address: RedisAddress) -> dict[str, Any]:
+    if not address.tls:
+        return {}
+    files = {name: value for name, value in address.options.items() if name.startswith("ssl_")}
+    return {"ssl": True, **files}
+
+
+def _sentinel(address: RedisAddress, retry: Any) -> dict[str, Any]:
+    return {
+        # One that does not answer is not asked again: the next is.
+        "retry": retry,
+        "protocol": 2,
+        "socket_timeout": SENTINEL_TIMEOUT_S,
+        "socket_connect_timeout": SENTINEL_TIMEOUT_S,
+        "username": address.options.get("sentinel_username"),
+        "password": address.options.get("sentinel_password"),
+        **_tls(address),
+    }
