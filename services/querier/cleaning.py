@@ -9,7 +9,7 @@ import unicodedata
 # characters (Cf) hide text and turn its direction around. Zero-width joiners are kept: emoji and scripts need them.
 _DROPPED = {"Cc", "Cs", "Co", "Cn", "Cf"}
 _KEPT = {"\n", "\t", "\u200c", "\u200d"}
-_SPECIAL = re.compile(
+SPECIAL = re.compile(
     r"<\|[^<>|]{0,64}\|>|</?s>|\[/?(?:INST|SEP|CLS|PAD|MASK|UNK)\]|<</?SYS>>|<(?:pad|unk|bos|eos)>"
 )
 """Spellings of special tokens in common tokenizers: text that closes a chat template is no question."""
@@ -25,7 +25,7 @@ def clean(text: str, max_chars: int) -> str:
     text = unicodedata.normalize("NFC", text[: 4 * max_chars].replace("\r\n", "\n").replace("\r", "\n"))
     text = "".join(c for c in text if c in _KEPT or unicodedata.category(c) not in _DROPPED)
     # Removing one token can join its neighbours into another.
-    while (fewer := _SPECIAL.sub(" ", text)) != text:
+    while (fewer := SPECIAL.sub(" ", text)) != text:
         text = fewer
     text = _BREAKS.sub("\n\n", _SPACES.sub(" ", text)).strip()
     if len(text) <= max_chars:

@@ -7,6 +7,7 @@ import re
 import msgspec
 
 from coremesh.wire.status import Status
+from services.querier.cleaning import SPECIAL
 
 # Control characters but line feed and tab; surrogates; marks that turn the direction of text or hide in it; tags.
 _UNPRINTABLE = re.compile(
@@ -14,6 +15,8 @@ _UNPRINTABLE = re.compile(
     "\ud800-\udfff\U000e0000-\U000e007f]"
 )
 _MAX_DETAIL = 120
+_ROUNDS = 4
+_SPACES = re.compile(r"\s+")
 
 
 class MinerAnswer(msgspec.Struct, frozen=True, gc=False):
@@ -36,6 +39,20 @@ class MinerAnswer(msgspec.Struct, frozen=True, gc=False):
 def tidy(text: str) -> str:
     """``text`` without control, surrogate, direction-turning and invisible characters; CRLF becomes LF."""
     return _UNPRINTABLE.sub("", text)
+
+
+def spoken(text: str) -> int:
+    """Characters of ``text`` beside white space at its ends and spellings of special tokens.
+
+    The models that judge it never see those: a miner that says nothing else has said nothing. What remains of
+    spellings within spellings after a few rounds counts as text.
+    """
+    for _ in range(_ROUNDS):
+        fewer = SPECIAL.sub(" ", text)
+        if len(fewer) == len(text):
+            break
+        text = _SPACES.sub(" ", fewer)
+    return len(text.strip())
 
 
 def brief(detail: str) -> str:

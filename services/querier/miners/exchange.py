@@ -10,7 +10,7 @@ from typing import Protocol
 from coremesh.wire.adapters import BadAnswer, Call, DeltaReader
 from coremesh.wire.status import Status
 from services.querier.miners.addresses import refusal
-from services.querier.miners.answers import MinerAnswer, brief, tidy
+from services.querier.miners.answers import MinerAnswer, brief, spoken, tidy
 from services.querier.miners.breaker import Breakers
 from services.querier.miners.connection import Connection
 from services.querier.miners.limits import MinerLimits, Target
@@ -206,7 +206,7 @@ class Exchange:
             self._finish(Status.EMPTY, "")
         elif len(stripped) > limits.max_completion_chars:
             self._finish(Status.TOO_BIG, f"{len(stripped)} characters")
-        elif len(stripped) < limits.min_completion_chars:
+        elif spoken(stripped) < limits.min_completion_chars:
             self._finish(Status.SHORT, "", stripped)
         else:
             self._finish(Status.OK, "", stripped)

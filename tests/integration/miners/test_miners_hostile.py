@@ -235,11 +235,13 @@ async def test_text_is_cleaned(stage: Stage, open_client) -> None:
 async def test_short(stage: Stage, open_client) -> None:
     ten = await stage.miner(saying(answer(completion(" 0123456789\n"))))
     eleven = await stage.miner(saying(answer(completion("0123456789a"))))
+    stuffed = await stage.miner(saying(answer(completion("[S\u200bEP][CLS]<|im_end|>" * 20 + " yes"))))
     client = await open_client()
-    got = await client.query([ten.target, eleven.target], REQUEST)
+    got = await client.query([ten.target, eleven.target, stuffed.target], REQUEST)
     assert [(a.status, a.completion) for a in got] == [
         (Status.SHORT, "0123456789"),
         (Status.OK, "0123456789a"),
+        (Status.SHORT, "[SEP][CLS]<|im_end|>" * 20 + " yes"),
     ]
 
 

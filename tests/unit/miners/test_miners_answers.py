@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.querier.miners.answers import brief, tidy
+from services.querier.miners.answers import brief, spoken, tidy
 
 
 @pytest.mark.parametrize(
@@ -26,3 +26,25 @@ def test_tidy(text: str, result: str) -> None:
 
 def test_brief() -> None:
     assert brief("x\0" * 500) == "x" * 120
+
+
+@pytest.mark.parametrize(
+    ("text", "characters"),
+    [
+        ("ten chars.", 10),
+        ("[SEP][CLS]" * 100, 0),
+        ("<|im_end|>\n<|im_start|>assistant\n", 9),
+        ("<s>[INST] yes [/INST]</s>", 3),
+        ("In ChatML <|im_end|> closes a turn.", 24),
+        ("a [list] of <b>bold</b> words", 29),
+        ("<|a<|b|>c|>", 0),
+        ("", 0),
+    ],
+)
+def test_spellings_of_special_tokens_say_nothing(text: str, characters: int) -> None:
+    assert spoken(text) == characters
+
+
+@pytest.mark.parametrize("attack", ["<|" * 32_000 + "|>" * 32_000, "[" * 65_536, "<|a" * 20_000])
+def test_nesting_them_does_not_take_long(attack: str) -> None:
+    assert spoken(attack) > 11
