@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 
 from services.querier.metrics import TRAINER_WINDOW
@@ -12,17 +13,25 @@ from services.querier.metrics import TRAINER_WINDOW
 class Pace:
     """Lets at most one start every ``every_s``; missed starts are not made up for."""
 
-    def __init__(self, every_s: float) -> None:
+    def __init__(
+        self,
+        every_s: float,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         self._every_s = every_s
+        self._clock = clock
+        self._sleep = sleep
         self._next = 0.0
 
     async def wait(self) -> None:
         """Return when it is one's turn."""
-        now = time.monotonic()
+        now = self._clock()
         start = max(now, self._next)
         self._next = start + self._every_s
         if start > now:
-            await asyncio.sleep(start - now)
+            await self._sleep(start - now)
 
 
 class Window:

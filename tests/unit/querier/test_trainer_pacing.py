@@ -3,28 +3,56 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
+from collections.abc import Coroutine
+from typing import Any
 
 from services.querier.pacing import Pace, Window
 
 
+class Clock:
+    """Time that passes only where somebody sleeps: all who sleep wake in order."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self._sleepers: list[tuple[float, asyncio.Event]] = []
+
+    async def sleep(self, seconds: float) -> None:
+        woken = asyncio.Event()
+        self._sleepers.append((self.now + seconds, woken))
+        await woken.wait()
+
+    async def run(self, *work: Coroutine[Any, Any, None]) -> list[float]:
+        """The times at which each of ``work`` is over."""
+        over: list[float] = []
+
+        async def timed(one: Coroutine[Any, Any, None]) -> None:
+            await one
+            over.append(round(self.now, 6))
+
+        tasks = [asyncio.create_task(timed(one)) for one in work]
+        while not all(task.done() for task in tasks):
+            for _ in range(3):
+                await asyncio.sleep(0)
+            if self._sleepers:
+                self._sleepers.sort(key=lambda sleeper: sleeper[0])
+                self.now, woken = self._sleepers.pop(0)
+                woken.set()
+        return over
+
+
 async def test_starts_keep_their_distance_and_missed_ones_are_not_made_up_for() -> None:
-    pace = Pace(0.05)
-    started = time.monotonic()
-    await asyncio.gather(*(pace.wait() for _ in range(4)))
-    assert time.monotonic() - started >= 0.15
-    await asyncio.sleep(0.3)
-    started = time.monotonic()
-    await asyncio.gather(*(pace.wait() for _ in range(3)))
-    assert time.monotonic() - started >= 0.1
+    clock = Clock()
+    pace = Pace(5.0, clock=lambda: clock.now, sleep=clock.sleep)
+    assert await clock.run(*(pace.wait() for _ in range(4))) == [100.0, 105.0, 110.0, 115.0]
+    clock.now = 200.0
+    assert await clock.run(*(pace.wait() for _ in range(3))) == [200.0, 205.0, 210.0]
 
 
 async def test_without_a_rate_nobody_waits() -> None:
-    pace = Pace(0.0)
-    async with asyncio.timeout(5):
-        for _ in range(10_000):
-            await pace.wait()
+    clock = Clock()
+    pace = Pace(0.0, clock=lambda: clock.now, sleep=clock.sleep)
+    assert await clock.run(*(pace.wait() for _ in range(100))) == [100.0] * 100
 
 
 def test_a_window_halves_when_scores_are_behind_and_grows_back_by_one_a_round() -> None:
