@@ -112,10 +112,21 @@ def encoder(name: str, path: Path, errors: list[float], infinity: Infinity | Non
     }
     found = rates(variants)
     against(f"{name}_vs_original", "original", found)
-    if name == "bert":
-        theirs = infinity.rate(path, [(g.prompt, list(g.completions)) for g in groups]) if infinity else None
-        ratio = found["engine"] / theirs if theirs else None
-        emit("bert_vs_infinity", found["engine"], "completions/s", theirs, ratio)
+    if infinity is not None:
+        beside_infinity(engine, path, groups[::2], infinity)
+
+
+def beside_infinity(engine: Classifier, path: Path, groups: list[Group], infinity: Infinity) -> None:
+    """Rounds that alternate, after one of each that warms up."""
+    ours: list[float] = []
+    theirs: list[float] = []
+    with infinity.serving(path, [(g.prompt, list(g.completions)) for g in groups]) as running:
+        running.rate()
+        for _ in range(2):
+            ours.append(rates({"engine": lambda: _count(engine, groups)})["engine"])
+            theirs.append(running.rate())
+    ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+    emit("bert_vs_infinity", statistics.median(ours), "completions/s", statistics.median(theirs), ratio)
 
 
 def _count(engine: Classifier, groups: list[Group]) -> int:

@@ -12,6 +12,7 @@ import transformers as tf
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 WORDS = 8000
+LONGEST = 550
 # Mean tokens of a prompt and of a completion, log-normal, and the bounds of each.
 PROMPT, COMPLETION, SPREAD, LEAST, MOST = 125, 80, 0.8, 4, 380
 
@@ -42,7 +43,8 @@ def tokenizer(*, framed: bool) -> Any:
             special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
         )
         names |= {"cls_token": "[CLS]", "sep_token": "[SEP]"}
-    return tf.PreTrainedTokenizerFast(tokenizer_object=raw, **names)
+    # What is longer than the model takes is cut: infinity-emb asks the tokenizer alone.
+    return tf.PreTrainedTokenizerFast(tokenizer_object=raw, model_max_length=LONGEST, **names)
 
 
 def decoder() -> Any:

@@ -33,7 +33,7 @@ ROUNDS = 5
 LONGEST = 540
 PROMPTS, K = 6, 50
 CONCURRENT = 4
-USERS, USER_K = 100, 10
+USERS, USER_K, PHASES = 20, 10, 6
 USER_SHARE, TRAINING_SHARE = 0.2, 0.6
 """Of the device's time, together the 80% of the mixed load."""
 
@@ -149,22 +149,36 @@ async def throughput(client: httpx.AsyncClient, model: Path) -> None:
 
 
 async def latency(client: httpx.AsyncClient) -> None:
-    users = [body(p, c, "inference") for p, c in groups(USERS, USER_K, seed=4)]
-    training = [body(p, c, "answer") for p, c in groups(12, K, seed=5)]
-    await post(client, users[0])
-    idle = [(await post(client, request))[0] for request in users]
-    heavy = [(await post(client, request))[0] for request in training]
-    user_every = statistics.mean(idle) / USER_SHARE
-    training_every = statistics.mean(heavy) / TRAINING_SHARE
-    note(f"  idle p50 {1e3 * statistics.median(idle):.0f} ms; users every {user_every:.2f} s")
+    """Users alone and users beside training, in phases that alternate, so that a neighbour on the machine slows both.
+
+    Each phase's load is a share of the device's time as it was measured in the idle phase just before.
+    """
+    users = [body(p, c, "inference") for p, c in groups(USERS * PHASES, USER_K, seed=4)]
+    training = [body(p, c, "answer") for p, c in groups(2 * PHASES, K, seed=5)]
     draw = np.random.default_rng(6)
-    load = asyncio.create_task(open_loop(client, training, training_every, draw, None))
-    busy = await open_loop(client, users, user_every, np.random.default_rng(7), USERS)
-    load.cancel()
-    await asyncio.gather(load, return_exceptions=True)
-    p99 = [1e3 * float(np.percentile(taken, 99)) for taken in (idle, busy)]
-    note(f"  p99 {p99[0]:.0f} ms idle, {p99[1]:.0f} ms busy; p50 busy {1e3 * statistics.median(busy):.0f} ms")
-    emit("interactive_p99_vs_idle", p99[1] / p99[0], "times idle", 3.0, 3.0 * p99[0] / p99[1])
+    await post(client, users[0])
+    idle: list[float] = []
+    busy: list[float] = []
+    for phase in range(PHASES):
+        mine = users[phase::PHASES]
+        alone = [(await post(client, request))[0] for request in mine]
+        heavy = [(await post(client, request))[0] for request in training[phase::PHASES]]
+        every = statistics.mean(heavy) / TRAINING_SHARE
+        load = asyncio.create_task(open_loop(client, training, every, draw, None))
+        beside = await open_loop(client, mine, statistics.mean(alone) / USER_SHARE, draw, len(mine))
+        load.cancel()
+        await asyncio.gather(load, return_exceptions=True)
+        idle += alone
+        busy += beside
+        note(f"  phase {phase + 1}: p50 {milli(alone, 50):.0f} ms idle, {milli(beside, 50):.0f} ms busy")
+    note(f"  p99 of {len(idle)}: {milli(idle, 99):.0f} ms idle, {milli(busy, 99):.0f} ms busy")
+    ratio = milli(busy, 99) / milli(idle, 99)
+    emit("interactive_p99_vs_idle", ratio, "times idle", 3.0, 3.0 / ratio)
+
+
+def milli(seconds: list[float], percent: float) -> float:
+    """A percentile, in milliseconds."""
+    return 1e3 * float(np.percentile(seconds, percent))
 
 
 async def open_loop(

@@ -121,7 +121,9 @@ def _function(
     if isinstance(part, ValueHeadPart):
         model = models.value_head(part.model, part.head, max_tokens=part.max_tokens)
     else:
-        model = models.classifier(part.model, label=part.label, max_tokens=part.max_tokens)
+        model = models.classifier(
+            part.model, label=part.label, max_tokens=part.max_tokens, pairs=part.text.template == "pair"
+        )
     ops = ClassifierOps(model, models.form(part.model, part.text, model), shift=part.shift)
     return SequenceClassifier(name, ops, difference=part.mode == "difference"), model.identity
 

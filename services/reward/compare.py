@@ -18,6 +18,7 @@ from coremesh.errors import BadSetting, CoremeshError
 from coremesh.events import ForwardEvent
 from coremesh.history.protocol import History
 from coremesh.history.redis import RedisHistory
+from coremesh.progress import progress
 from coremesh.settings import ALL_SECTIONS, ChainSettings, RedisSettings, load
 from coremesh.types import ORIGIN
 
@@ -133,11 +134,13 @@ async def compare(history: History) -> list[Comparison]:
     """Every pair of stacks that spoke of the same events, in the order of appearance. Raises HistoryUnavailable."""
     tallies: dict[tuple[str, str], Tally] = {}
     at = ORIGIN
-    while page := await history.read(at, PAGE):
-        for entry in page:
-            if isinstance(entry.event, ForwardEvent):
-                _take(entry.event, tallies)
-        at = page[-1].stream_id
+    with progress("comparing", await history.length()) as advance:
+        while page := await history.read(at, PAGE):
+            for entry in page:
+                if isinstance(entry.event, ForwardEvent):
+                    _take(entry.event, tallies)
+            at = page[-1].stream_id
+            advance(len(page))
     return [tally.result() for tally in tallies.values()]
 
 

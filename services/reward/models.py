@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,12 +61,16 @@ class Models:
         """The sentence encoder of that name."""
         return self._once(("encoder", name), name, lambda path: EncoderOps(load_encoder(path, **self._how())))
 
-    def classifier(self, name: str, *, label: int | str, max_tokens: int | None) -> Classifier:
-        """The sequence classifier of that name."""
+    def classifier(
+        self, name: str, *, label: int | str, max_tokens: int | None, pairs: bool = False
+    ) -> Classifier:
+        """The sequence classifier of that name; ``pairs`` if it is to read pairs of texts as such."""
         return self._once(
-            ("classifier", name, str(label), str(max_tokens)),
+            ("classifier", name, str(label), str(max_tokens), str(pairs)),
             name,
-            lambda path: load_classifier(path, label=label, max_tokens=max_tokens, **self._how()),
+            lambda path: load_classifier(
+                path, label=label, max_tokens=max_tokens, pairs=pairs, **self._how()
+            ),
         )
 
     def value_head(self, name: str, head: Path, *, max_tokens: int | None) -> Classifier:
@@ -98,13 +101,6 @@ class Models:
 
     def form(self, name: str, form: TextForm, model: Classifier) -> Form:
         """How texts are written for a model."""
-        if form.template == "pair":
-            config = json.loads((resolve_model(name) / "config.json").read_text())
-            if int(config.get("type_vocab_size") or 0) > 1:
-                raise BadModel(
-                    f"{name} tells the halves of a pair apart by segments, which one text cannot say",
-                    remedy='Set template = "plain" for this function, or choose another model.',
-                )
         return Form(model.tokenizer, form, name, model.tokens.max_tokens)
 
     def halvings(self) -> dict[str, int]:

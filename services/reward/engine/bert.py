@@ -14,6 +14,7 @@ from torch.nn import functional
 from services.reward.engine.attention_cpu import head_major, heads_product
 from services.reward.engine.families import Unsupported, activation_of
 from services.reward.engine.linear import LayerNorm, Linear
+from services.reward.engine.segments import second
 from services.reward.engine.turns import give_way
 
 
@@ -44,6 +45,7 @@ class Bert:
     heads: int
     width: int
     positions: Callable[[np.ndarray], np.ndarray]
+    kinds: torch.Tensor | None = None  # `[types, hidden]`; the first is in `places` already
 
 
 class FullAttention(Protocol):
@@ -83,10 +85,16 @@ class CpuFullAttention:
 
 
 class PackedBert:
-    """Runs packed texts through a BERT. With `first_only` the last layer computes only each text's first row."""
+    """Runs packed texts through a BERT. With `first_only` the last layer computes only each text's first row.
 
-    def __init__(self, bert: Bert, attention: FullAttention, *, first_only: bool) -> None:
+    With `separator`, what stands behind a text's first token of that id is of the second type.
+    """
+
+    def __init__(
+        self, bert: Bert, attention: FullAttention, *, first_only: bool, separator: int | None = None
+    ) -> None:
         self.bert = bert
+        self.separator = separator
         self.attention = attention
         self.first_only = first_only
 
@@ -101,6 +109,9 @@ class PackedBert:
         x = functional.embedding(ids, bert.words)
         if bert.places is not None:
             x = x + functional.embedding(torch.from_numpy(places).to(device), bert.places)
+        if self.separator is not None and bert.kinds is not None:
+            behind = np.concatenate([second(np.asarray(t), self.separator) for t in texts])
+            x[torch.from_numpy(behind).to(device)] += bert.kinds[1] - bert.kinds[0]
         if bert.project is not None:
             x = bert.project(x)
         x = bert.norm(x)
@@ -181,6 +192,7 @@ def bert_of(body: Any, *, first_only: bool) -> Bert:
         heads=config.num_attention_heads,
         width=width,
         positions=lambda ids: positions(ids, pad),
+        kinds=table.token_type_embeddings.weight.detach(),
     )
 
 

@@ -34,7 +34,7 @@ def decoder_backend(
     return DecoderBackend(PackedDecoder(decoder, attention), read_at)
 
 
-def encoder_model(body: Any, *, first_only: bool) -> PackedBert:
+def encoder_model(body: Any, *, first_only: bool, separator: int | None = None) -> PackedBert:
     """A packed BERT, RoBERTa or DeBERTa; raises `Unsupported`."""
     on_cpu = body.device.type == "cpu"
     bert: Bert
@@ -45,11 +45,15 @@ def encoder_model(body: Any, *, first_only: bool) -> PackedBert:
     else:
         bert = bert_of(body, first_only=first_only)
         attention = CpuFullAttention() if on_cpu else GpuFullAttention()
-    return PackedBert(bert, attention, first_only=first_only)
+    return PackedBert(bert, attention, first_only=first_only, separator=separator)
 
 
 def proven(
-    make: Callable[[], Backend], plain: Fallback, vocabulary: int, max_tokens: int
+    make: Callable[[], Backend],
+    plain: Fallback,
+    vocabulary: int,
+    max_tokens: int,
+    separator: int | None = None,
 ) -> tuple[Backend, str | None]:
     """`make()` if it agrees with transformers on a few probes, else `plain` and the reason."""
     try:
@@ -57,6 +61,8 @@ def proven(
     except Unsupported as error:
         return plain, str(error)
     probes = probe_groups(vocabulary, max_tokens)
+    if separator is not None:
+        probes += [[[*ids[:9], separator, *ids[9:], separator][:max_tokens]] for ids in probes[0]]
     wanted = np.concatenate([plain.rows([[ids]], TokenBudget(1 << 20)) for group in probes for ids in group])
     found = packed.rows(probes, TokenBudget(1 << 20))
     absolute, relative = TOLERANCES.get(plain.model.dtype, (1e-4, 1e-4))
@@ -93,10 +99,16 @@ def classifier_parts(model: Any) -> tuple[Any, Callable[[torch.Tensor], torch.Te
     raise Unsupported(f"{kind} has no packed forward")
 
 
-def packed_classifier(model: Any, pad: int | None, max_tokens: int, read_at: Callable[[Ids], int]) -> Backend:
+def packed_classifier(
+    model: Any,
+    pad: int | None,
+    max_tokens: int,
+    read_at: Callable[[Ids], int],
+    separator: int | None = None,
+) -> Backend:
     """The packed form of a transformers sequence classifier; raises `Unsupported`."""
     body, head = classifier_parts(model)
     if isinstance(head, torch.nn.Module):
         return decoder_backend(body, head, read_at, max_tokens)
-    packed = encoder_model(body, first_only=True)
+    packed = encoder_model(body, first_only=True, separator=separator)
     return EncoderBackend(packed, lambda states, _: head(states))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from services.reward.engine.budget import TokenBudget
 from services.reward.engine.build import decoder_backend, packed_classifier, proven
 from services.reward.engine.errors import ModelError
 from services.reward.engine.fallback import Fallback
-from services.reward.engine.load import identity_of, open_model, open_tokenizer, read_config, token_limit
+from services.reward.engine.load import Opened, identity_of, open_directory
 from services.reward.engine.plan import Group
+from services.reward.engine.segments import segments, separator_of
 from services.reward.engine.text import Tokens
 from services.reward.engine.value import ValueModel, read_head
 
@@ -124,35 +125,33 @@ def load_classifier(
     max_tokens: int | None = None,
     token_budget: int = 2048,
     label: int | str = 0,
+    pairs: bool = False,
 ) -> Classifier:
     """The AutoModelForSequenceClassification at `path`; `label` is a column or a name in `id2label`.
 
-    Raises `ModelError` for a missing or incompatible model, or a label it does not have.
+    With `pairs`, texts are pairs written with the separator token between them, and a model that tells the
+    halves apart by segments (BERT) is told. Raises `ModelError` for a missing or incompatible model, or a label
+    it does not have.
     """
-    path = Path(path)
-    config = read_config(path)
-    model = open_model(path, transformers.AutoModelForSequenceClassification, device=device, dtype=dtype)
-    tokenizer = open_tokenizer(path)
-    limit = token_limit(config, tokenizer, max_tokens)
-    names = tuple(str(config.id2label.get(i, i)) for i in range(config.num_labels))
-    column = _label_index(label, names)
-    pad = config.get_text_config().pad_token_id
-    plain = Fallback(model, _read_logits, pad, device)
-    backend, why = proven(
-        lambda: packed_classifier(model, pad, limit, last_real(pad)),
-        plain,
-        config.get_text_config().vocab_size,
-        limit,
-    )
-    return Classifier(
-        backend=backend,
-        kind=_kind(backend),
-        why_fallback=why,
-        tokens=Tokens(tokenizer, limit),
-        identity=identity_of(path),
+    auto = transformers.AutoModelForSequenceClassification
+    found = open_directory(path, auto, device=device, dtype=dtype, max_tokens=max_tokens)
+    model, pad = found.model, found.text.pad_token_id
+    names = tuple(str(found.config.id2label.get(i, i)) for i in range(found.config.num_labels))
+    separator = separator_of(found) if pairs else None
+
+    def read(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        kinds = {} if separator is None else {"token_type_ids": segments(ids, separator)}
+        return model(input_ids=ids, attention_mask=mask, **kinds).logits
+
+    return _classifier(
+        found,
+        lambda: packed_classifier(model, pad, found.limit, last_real(pad), separator),
+        Fallback(model, read, pad, device),
+        identity=identity_of(found.path),
         labels=names,
-        label=column,
+        label=_label_index(label, names),
         budget=TokenBudget(token_budget, device),
+        separator=separator,
     )
 
 
@@ -170,27 +169,43 @@ def load_value_head(
     The score is the head's value at the last token before the first end-of-text token, as the original read
     it. The file holds one `[1, hidden]` weight, and a `[1]` bias or none.
     """
-    path, head_path = Path(path), Path(head_path)
-    config = read_config(path)
-    body = open_model(path, transformers.AutoModel, device=device, dtype=dtype)
-    tokenizer = open_tokenizer(path)
-    limit = token_limit(config, tokenizer, max_tokens)
-    text = config.get_text_config()
-    model = ValueModel(body, read_head(head_path, text.hidden_size), tokenizer.eos_token_id).to(device)
-    plain = Fallback(model, _read_values, tokenizer.eos_token_id, device)
-    read_at = before_first(tokenizer.eos_token_id)
-    backend, why = proven(
-        lambda: decoder_backend(body, model.head, read_at, limit), plain, text.vocab_size, limit
+    found = open_directory(path, transformers.AutoModel, device=device, dtype=dtype, max_tokens=max_tokens)
+    end = found.tokenizer.eos_token_id
+    head_path = Path(head_path)
+    model = ValueModel(found.model, read_head(head_path, found.text.hidden_size), end).to(device)
+    return _classifier(
+        found,
+        lambda: decoder_backend(found.model, model.head, before_first(end), found.limit),
+        Fallback(model, _read_values, end, device),
+        identity=identity_of(found.path, head_path),
+        labels=("value",),
+        label=0,
+        budget=TokenBudget(token_budget, device),
     )
+
+
+def _classifier(
+    found: Opened,
+    packed: Callable[[], Backend],
+    plain: Fallback,
+    *,
+    identity: str,
+    labels: tuple[str, ...],
+    label: int,
+    budget: TokenBudget,
+    separator: int | None = None,
+) -> Classifier:
+    """Packed if that is proven to give what `plain` gives, else plain."""
+    backend, why = proven(packed, plain, found.text.vocab_size, found.limit, separator)
     return Classifier(
         backend=backend,
         kind=_kind(backend),
         why_fallback=why,
-        tokens=Tokens(tokenizer, limit),
-        identity=identity_of(path, head_path),
-        labels=("value",),
-        label=0,
-        budget=TokenBudget(token_budget, device),
+        tokens=Tokens(found.tokenizer, found.limit),
+        identity=identity,
+        labels=labels,
+        label=label,
+        budget=budget,
     )
 
 
@@ -198,10 +213,6 @@ def _kind(backend: Backend) -> str:
     if isinstance(backend, DecoderBackend):
         return "decoder"
     return "encoder" if isinstance(backend, EncoderBackend) else "fallback"
-
-
-def _read_logits(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    return model(input_ids=ids, attention_mask=mask).logits
 
 
 def _read_values(model: ValueModel, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

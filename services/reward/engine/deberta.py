@@ -137,6 +137,7 @@ def deberta_of(body: Any, *, first_only: bool) -> tuple[Bert, RelativePositions]
         heads=config.num_attention_heads,
         width=attention.attention_head_size,
         positions=lambda ids: np.arange(len(ids)),
+        kinds=None if table.token_type_embeddings is None else table.token_type_embeddings.weight.detach(),
     )
     return bert, _relative(body, scale)
 

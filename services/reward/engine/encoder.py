@@ -16,7 +16,7 @@ from services.reward.engine.budget import TokenBudget
 from services.reward.engine.build import encoder_model, proven
 from services.reward.engine.errors import ModelError
 from services.reward.engine.fallback import Fallback
-from services.reward.engine.load import identity_of, open_model, open_tokenizer, read_config, token_limit
+from services.reward.engine.load import identity_of, open_directory
 from services.reward.engine.text import Tokens
 
 
@@ -70,24 +70,29 @@ def load_encoder(
 ) -> Encoder:
     """The AutoModel at `path` as a sentence encoder; pooling as `1_Pooling/config.json` says, else the mean."""
     path = Path(path)
-    config = read_config(path)
     pooling = read_pooling(path)
-    model = open_model(path, transformers.AutoModel, device=device, dtype=dtype, optional="pooler")
-    tokenizer = open_tokenizer(path)
-    limit = sentence_limit(path, token_limit(config, tokenizer, max_tokens))
+    found = open_directory(
+        path,
+        transformers.AutoModel,
+        device=device,
+        dtype=dtype,
+        max_tokens=max_tokens,
+        optional="pooler",
+    )
+    limit = sentence_limit(path, found.limit)
 
     def read(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         return pool(model(input_ids=ids, attention_mask=mask).last_hidden_state, mask, pooling)
 
-    plain = Fallback(model, read, config.get_text_config().pad_token_id, device)
-    backend, why = proven(lambda: _packed(model, pooling), plain, config.get_text_config().vocab_size, limit)
+    plain = Fallback(found.model, read, found.text.pad_token_id, device)
+    backend, why = proven(lambda: _packed(found.model, pooling), plain, found.text.vocab_size, limit)
     return Encoder(
         backend=backend,
         kind="fallback" if why else "encoder",
         why_fallback=why,
-        tokens=Tokens(tokenizer, limit),
+        tokens=Tokens(found.tokenizer, limit),
         identity=identity_of(path, pooling),
-        dim=config.get_text_config().hidden_size,
+        dim=found.text.hidden_size,
         budget=TokenBudget(token_budget, device),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,39 @@ from services.reward.engine.memory import keep_freed_memory
 
 # Some configurations say 1e30 for "no limit"; nothing the engine serves needs more than this.
 MOST_TOKENS = 32_768
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model directory, opened. `limit`: the most tokens of a text."""
+
+    path: Path
+    config: Any
+    model: Any
+    tokenizer: Any
+    limit: int
+
+    @property
+    def text(self) -> Any:
+        """The configuration of the part that reads text."""
+        return self.config.get_text_config()
+
+
+def open_directory(
+    path: Path,
+    auto: Any,
+    *,
+    device: str,
+    dtype: torch.dtype | None,
+    max_tokens: int | None,
+    optional: str | None = None,
+) -> Opened:
+    """The model of class `auto` at `path` with its configuration and tokenizer. Raises `ModelError`."""
+    path = Path(path)
+    config = read_config(path)
+    model = open_model(path, auto, device=device, dtype=dtype, optional=optional)
+    tokenizer = open_tokenizer(path)
+    return Opened(path, config, model, tokenizer, token_limit(config, tokenizer, max_tokens))
 
 
 def read_config(path: Path) -> Any:

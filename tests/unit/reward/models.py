@@ -8,7 +8,7 @@ import torch
 import transformers
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import BertConfig, PreTrainedTokenizerFast, Qwen3Config
+from transformers import PreTrainedTokenizerFast, Qwen3Config
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -24,7 +24,9 @@ CORPUS = [
 ]
 
 
-def tokenizer(template: str | None = None, *, bert: bool = False) -> PreTrainedTokenizerFast:
+def tokenizer(
+    template: str | None = None, *, bert: bool = False, segments: int = 1
+) -> PreTrainedTokenizerFast:
     """A byte-level tokenizer: with [CLS] and [SEP] around every text, or with the tokens of ChatML."""
     specials = ["[PAD]", "[CLS]", "[SEP]"] if bert else ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     raw = Tokenizer(models.BPE())
@@ -49,7 +51,7 @@ def tokenizer(template: str | None = None, *, bert: bool = False) -> PreTrainedT
         cls, sep = raw.token_to_id("[CLS]"), raw.token_to_id("[SEP]")
         raw.post_processor = processors.TemplateProcessing(
             single="[CLS] $A [SEP]",
-            pair="[CLS] $A [SEP] $B [SEP]",
+            pair="[CLS] $A [SEP] $B:1 [SEP]:1" if segments > 1 else "[CLS] $A [SEP] $B [SEP]",
             special_tokens=[("[CLS]", cls), ("[SEP]", sep)],
         )
         found = PreTrainedTokenizerFast(
@@ -58,16 +60,26 @@ def tokenizer(template: str | None = None, *, bert: bool = False) -> PreTrainedT
             sep_token="[SEP]",
             pad_token="[PAD]",
             model_max_length=512,
+            model_input_names=["input_ids", *["token_type_ids"][: segments - 1], "attention_mask"],
         )
     found.chat_template = template
     return found
 
 
 def save_classifier(
-    folder: Path, *, template: str | None = None, bert: bool = False, labels: int = 1, segments: int = 1
+    folder: Path,
+    *,
+    template: str | None = None,
+    bert: bool = False,
+    labels: int = 1,
+    segments: int = 1,
+    family: str = "Bert",
 ) -> Path:
-    """A sequence classifier of a few thousand random weights, spread so that scores differ."""
-    words = tokenizer(template, bert=bert)
+    """A sequence classifier of a few thousand random weights, spread so that scores differ.
+
+    ``segments`` is how many types of tokens it knows, ``family`` which of BERT's it is of.
+    """
+    words = tokenizer(template, bert=bert, segments=segments)
     torch.manual_seed(7)
     shape = {
         "vocab_size": len(words),
@@ -80,12 +92,17 @@ def save_classifier(
         "pad_token_id": words.pad_token_id,
     }
     if bert:
-        model = transformers.BertForSequenceClassification(BertConfig(**shape, type_vocab_size=segments))
+        shape |= {"type_vocab_size": segments, "initializer_range": 0.1}
+        if family == "DebertaV2":
+            shape |= {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}
+        config = getattr(transformers, f"{family}Config")(**shape)
+        model = getattr(transformers, f"{family}ForSequenceClassification")(config)
     else:
         config = Qwen3Config(**shape, num_key_value_heads=1, head_dim=16)
         model = transformers.Qwen3ForSequenceClassification(config)
-    head = model.classifier if bert else model.score
-    torch.nn.init.normal_(head.weight, std=3.0)
+    for name, weight in model.named_parameters():
+        if weight.dim() == 2 and ("classifier" in name or "score" in name):
+            torch.nn.init.normal_(weight, std=3.0 if weight.shape[0] == labels else 0.3)
     model.save_pretrained(folder)
     words.save_pretrained(folder)
     return folder

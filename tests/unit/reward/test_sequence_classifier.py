@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -81,10 +82,51 @@ async def test_a_pair_is_read_as_the_tokenizer_writes_pairs(tmp_path: Path):
     )
 
 
-async def test_pairs_for_a_model_with_segments_are_refused(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("family", "kind"), [("Bert", "encoder"), ("DebertaV2", "encoder"), ("Electra", "fallback")]
+)
+async def test_the_halves_of_a_pair_are_told_apart_by_segments(tmp_path: Path, family: str, kind: str):
+    path = save_classifier(tmp_path / "model", bert=True, segments=2, family=family)
+    completions = (*COMPLETIONS[:2], "No", "[SEP] an answer [SEP] in three", "long " * 300)
+    models = Models()
+    stack = build(config_of(path, text={"template": "pair"}), models).stack
+    batch = Batch(TURNS, completions, "answer", Inline())
+    raw = (await stack.score(batch, Statistics())).raw["sequence_classifier"]
+    alone = await stack.score(Batch(TURNS, completions, "answer", Inline(), difference=True), Statistics())
+    loaded = models.classifier(str(path), label=0, max_tokens=None, pairs=True)
+    assert loaded.kind == kind
+    words = transformers.AutoTokenizer.from_pretrained(path)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(path).eval()
+
+    def plain(*texts: str) -> tuple[float, list[int]]:
+        given = words(*texts, return_tensors="pt")
+        return float(model(**given).logits[0, 0]), given["token_type_ids"][0].tolist()
+
+    cleaned = [c.replace("[SEP]", " ") for c in completions[:-1]]
+    with torch.inference_mode():
+        wanted, kinds = zip(*[plain("Why is the sky blue?", c) for c in cleaned], strict=True)
+        single = [plain(c)[0] for c in cleaned]
+        same = [
+            float(model(words("Why is the sky blue?", c, return_tensors="pt")["input_ids"]).logits[0, 0])
+            for c in cleaned
+        ]
+    assert all(max(one) == 1 for one in kinds)
+    assert np.abs(np.array(wanted) - same).max() > 1e-2
+    assert raw[:-1].tolist() == pytest.approx(wanted, abs=1e-5)
+    both = [max(w + 3, 0) - max(s + 3, 0) for w, s in zip(wanted, single, strict=True)]
+    assert alone.raw["sequence_classifier.difference"][:-1].tolist() == pytest.approx(both, abs=2e-5)
+    assert np.isfinite(raw[-1])
+
+
+async def test_a_tokenizer_that_numbers_halves_otherwise_is_refused(tmp_path: Path):
     path = save_classifier(tmp_path / "model", bert=True, segments=2)
-    with pytest.raises(BadModel, match="segments"):
+    file = path / "tokenizer.json"
+    said = json.loads(file.read_text())
+    said["post_processor"]["pair"][0]["SpecialToken"]["type_id"] = 1
+    file.write_text(json.dumps(said))
+    with pytest.raises(BadModel, match="numbers the halves of a pair"):
         build(config_of(path, text={"template": "pair"}), Models())
+    build(config_of(path), Models())
 
 
 async def test_difference_mode_is_the_references_formula(tmp_path: Path):
