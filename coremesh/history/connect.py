@@ -78,25 +78,46 @@ def blocking_pool(
 ) -> Any:
     """A pool of blocking connections to the one server that takes writes; None for a cluster, which has several."""
     address = parse_address(url)
+    if address.kind == "cluster":
+        return None
+    retry = BlockingRetry(backoff, tries)
+    return _blocking(address, timeout_s, connect_s, retry).connection_pool
+
+
+def blocking_clients(url: str, *, timeout_s: float) -> list[Any]:
+    """Blocking clients, each to be closed: of the one server that takes writes, or of each member of a cluster named
+    in the address. Raises ValueError for an address that is none."""
+    address = parse_address(url)
+    retry = BlockingRetry(NoBackoff(), 0)
+    if address.kind != "cluster":
+        return [_blocking(address, timeout_s, timeout_s, retry)]
+    return [
+        BlockingRedis(
+            host=host,
+            port=port,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            retry=retry,
+            **_login(address),
+            **_tls(address),
+        )
+        for host, port in address.nodes
+    ]
+
+
+def _blocking(address: RedisAddress, timeout_s: float, connect_s: float, retry: BlockingRetry) -> Any:
     common: dict[str, Any] = {
         "protocol": 2,
         "socket_timeout": timeout_s,
         "socket_connect_timeout": connect_s,
-        "retry": BlockingRetry(backoff, tries),
+        "retry": retry,
     }
-    client: Any
-    if address.kind == "cluster":
-        return None
     if address.kind == "one":
-        client = BlockingRedis.from_url(address.url, **common)  # pyright: ignore[reportUnknownMemberType]
-    else:
-        sentinel: Any = BlockingSentinel(
-            address.nodes, sentinel_kwargs=_sentinel(address, BlockingRetry(NoBackoff(), 0))
-        )
-        client = sentinel.master_for(
-            address.master, db=address.db, **_login(address), **_tls(address), **common
-        )
-    return client.connection_pool
+        return BlockingRedis.from_url(address.url, **common)  # pyright: ignore[reportUnknownMemberType]
+    sentinel: Any = BlockingSentinel(
+        address.nodes, sentinel_kwargs=_sentinel(address, BlockingRetry(NoBackoff(), 0))
+    )
+    return sentinel.master_for(address.master, db=address.db, **_login(address), **_tls(address), **common)
 
 
 def _login(address: RedisAddress) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
 
-from redis import Redis
 from redis.exceptions import RedisError
 
 from coremesh.errors import HistoryUnavailable
+from coremesh.history.connect import blocking_clients
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +28,29 @@ class RedisFacts:
 
 
 def probe(url: str, timeout: timedelta) -> RedisFacts:
-    """Ask the Redis at ``url``. Raises HistoryUnavailable when it does not answer, or refuses INFO."""
-    seconds = timeout.total_seconds()
+    """Ask the Redis at ``url``, of a cluster the first member that answers.
+
+    Raises HistoryUnavailable when none does, or refuses INFO.
+    """
     try:
-        client: Any = Redis.from_url(url, socket_timeout=seconds, socket_connect_timeout=seconds)  # pyright: ignore[reportUnknownMemberType]
-        with client:
-            before = time.time()
-            told = cast(tuple[int, int], client.time())
-            now = (before + time.time()) / 2
-            info = cast(dict[str, Any], client.info())
-    except (RedisError, OSError, ValueError) as error:
-        raise HistoryUnavailable(f"Redis does not answer: {error or type(error).__name__}") from None
+        clients = blocking_clients(url, timeout_s=timeout.total_seconds())
+    except ValueError as error:
+        raise HistoryUnavailable(f"the address of Redis {error}") from None
+    problem = ""
+    for client in clients:
+        try:
+            with client:
+                return _facts(client)
+        except (RedisError, OSError) as error:
+            problem = str(error) or type(error).__name__
+    raise HistoryUnavailable(f"Redis does not answer: {problem}")
+
+
+def _facts(client: Any) -> RedisFacts:
+    before = time.time()
+    told = cast(tuple[int, int], client.time())
+    now = (before + time.time()) / 2
+    info = cast(dict[str, Any], client.info())
     return RedisFacts(
         version=str(info.get("redis_version", "0")),
         appendonly=bool(info.get("aof_enabled")),

@@ -41,8 +41,8 @@ def redis(patient: Patient) -> Iterator[Finding]:
     """Reachable, new enough, kept on disk, and never dropping what it holds."""
     if RedisSettings not in patient.settings:
         return
-    url = patient.settings[RedisSettings].url
-    shown = show.without_password(url)
+    url = patient.settings[RedisSettings].address
+    shown = show.without_password(patient.settings[RedisSettings].url)
     try:
         facts = probe(url, timedelta(seconds=TIMEOUT_S))
     except HistoryUnavailable as error:
@@ -214,7 +214,7 @@ def _registered(patient: Patient, address: str) -> Iterator[Finding]:
     """By the newest metagraph that the weights service has published."""
     if RedisSettings not in patient.settings or ChainSettings not in patient.settings:
         return
-    url, netuid = patient.settings[RedisSettings].url, patient.settings[ChainSettings].netuid
+    url, netuid = patient.settings[RedisSettings].address, patient.settings[ChainSettings].netuid
 
     async def read():
         history = RedisHistory(url, netuid, timeout=timedelta(seconds=TIMEOUT_S))

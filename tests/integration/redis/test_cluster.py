@@ -12,6 +12,7 @@ from coremesh.errors import HistoryUnavailable
 from coremesh.events import Transcript
 from coremesh.history import Checkpoint
 from coremesh.history.callers import RedisCallers
+from coremesh.history.probe import probe
 from coremesh.history.redis import RedisHistory
 from coremesh.metagraph import Metagraph, Neuron, difference
 from coremesh.types import ORIGIN
@@ -96,9 +97,12 @@ async def test_a_subnet_lives_whole_with_one_member(
     assert ours <= _keys(member)
 
 
-async def test_members_share_the_subnets(members: list[Server], histories: dict[int, RedisHistory]) -> None:
+async def test_members_share_the_subnets(
+    members: list[Server], histories: dict[int, RedisHistory], url: str
+) -> None:
     for history in histories.values():
         await history.append(make_event({1: 0.5}), None, [])
+    assert probe(url, timedelta(seconds=5)).version.count(".") == 2
     assert len({holder(members, history.keys.events).port for history in histories.values()}) > 1
 
 

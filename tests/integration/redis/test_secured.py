@@ -16,6 +16,7 @@ import redis
 from coremesh.errors import BadSetting, HistoryUnavailable
 from coremesh.history import Checkpoint
 from coremesh.history.callers import RedisCallers
+from coremesh.history.probe import probe
 from coremesh.history.redis import RedisHistory
 from coremesh.settings import RedisSettings, load
 from coremesh.settings.redisurl import RedisAddress, parse_address
@@ -104,9 +105,17 @@ async def test_all_that_coremesh_does_works_for_its_acl_user_over_tls(tls_port: 
     assert await history.trim(0, ("scores",)) == 1
     await history.release(lease)
     await history.close()
+    facts = await asyncio.to_thread(probe, redis_settings.address, timedelta(seconds=20))
+    assert facts.version.count(".") == 2
     callers = RedisCallers(redis_settings.address, 1)
     _, record = await callers.create("someone")
     assert [one.id for one in await callers.records()] == [record.id]
+    limits = {"record": b"", "per_minute": 1, "concurrent": 1, "held": timedelta(seconds=30)}
+    assert (await callers.admit(record.id, "t1", **limits)).result == "ok"
+    await callers.hold(record.id, ["t1"], timedelta(seconds=30))
+    await callers.release(record.id, "t1")
+    assert (await callers.revoke(record.id)).revoked_ms
+    assert await callers.add("5Hotkey", 1, 1)
     await callers.close()
 
 
