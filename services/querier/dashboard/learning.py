@@ -12,7 +12,7 @@ import numpy as np
 from coremesh.events import Flag, ForwardEvent
 from coremesh.wire.status import Status
 
-POINTS = 60
+POINTS = 40
 """Most points of a curve."""
 
 

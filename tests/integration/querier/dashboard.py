@@ -205,6 +205,62 @@ class Doubles:
         }
 
 
+def explanation(metagraph: Metagraph, uid: int, score: float) -> dict[str, Any]:
+    """An account of a score as the weights service gives it: one success, one failure, one new beginning."""
+    standing = {"moving": score, "score": score, "successes": 10, "failures": 1}
+    common = {"stream_id": "1-0", "time_ms": time.time_ns() // 1_000_000, "block": 7}
+    return {
+        "explanation": {
+            "netuid": 1,
+            "validator": metagraph.hotkey,
+            "uid": uid,
+            "hotkey": metagraph.neurons[uid].hotkey,
+            "rule": "softmax_ema alpha=0.99",
+            "standing": standing,
+            "rank": 1,
+            "weight": 0.5,
+            "excluded": False,
+            "reset_block": 0,
+            "events": 42,
+            "last_id": "1-0",
+            "since": "0-0",
+            "trimmed": "0-0",
+            "agrees": True,
+            "note": "",
+            "steps": [
+                {
+                    "what": "reset",
+                    "event_id": new_event_id(),
+                    **common,
+                    "old_hotkey": "",
+                    "new_hotkey": metagraph.neurons[uid].hotkey,
+                    "reason": "the hotkey changed",
+                    "before": standing,
+                    "after": {**standing, "score": 0.0},
+                },
+                *(
+                    {
+                        "what": "event",
+                        "event_id": new_event_id(),
+                        **common,
+                        "kind": "answer",
+                        "asked": 3,
+                        "place": 0,
+                        "rewards": [reward, 0.4, None],
+                        "reward": reward,
+                        "status": "timeout" if reward is None else "ok",
+                        "share": share,
+                        "counted": True,
+                        "before": {**standing, "score": score - 0.002},
+                        "after": standing,
+                    }
+                    for reward, share in ((None, None), (0.9, 0.6))
+                ),
+            ],
+        }
+    }
+
+
 def submission(
     n: int, result: str, *, reason: str = "", weights: dict[int, float] | None = None
 ) -> dict[str, Any]:

@@ -3,6 +3,12 @@ import { chip, h, put } from "./dom.js";
 import { clock, count, number, seconds, statusKind, words } from "./format.js";
 import { shortKey } from "./text.js";
 
+const ended = (text) => (/[.!?]$/.test(text) ? "" : ".");
+
+function sentence(text) {
+  return text.charAt(0).toUpperCase() + text.slice(1);
+}
+
 /** A line under a view's title that says what is wrong; hidden while nothing is. */
 export function notice() {
   const element = h("p.notice", { role: "status", hidden: true });
@@ -12,7 +18,7 @@ export function notice() {
     say(problem, frame = null) {
       const locked = problem.status === 401;
       element.classList.toggle("bad", !locked && problem.status !== undefined);
-      put(element, `${problem.message}${problem.remedy && !locked ? ` ${problem.remedy}` : ""}`,
+      put(element, `${sentence(problem.message)}${ended(problem.message)}${problem.remedy && !locked ? ` ${problem.remedy}` : ""}`,
         locked && frame && h("button", { type: "button", on: { click: () => frame.openKey() } }, "Enter a key"));
       element.hidden = false;
     },
@@ -23,7 +29,7 @@ export function notice() {
         return;
       }
       element.classList.remove("bad");
-      put(element, `${why}.${age >= 1 ? ` What is shown is ${seconds(age)} old.` : ""}`);
+      put(element, `${sentence(why)}.${age >= 1 ? ` What is shown is ${seconds(age)} old.` : ""}`);
       element.hidden = false;
     },
   };

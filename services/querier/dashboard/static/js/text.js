@@ -8,7 +8,7 @@ function visible(character) {
   return `\u27e8${character.codePointAt(0).toString(16).padStart(4, "0").toUpperCase()}\u27e9`;
 }
 
-/** A text with what cannot be seen spelt out, cut after `limit` characters. Gives {text, cut, chars}. */
+/** A text with what cannot be seen spelt out, cut after `limit` characters. Gives {text, shown, cut, chars}. */
 export function tame(raw, limit = SHOWN, chars = null) {
   const whole = typeof raw === "string" ? raw : String(raw ?? "");
   let head = whole.slice(0, limit);
@@ -16,7 +16,7 @@ export function tame(raw, limit = SHOWN, chars = null) {
   if (last >= 0xd800 && last <= 0xdbff) head = head.slice(0, -1);
   const text = head.replaceAll("\r\n", "\n").replace(HIDDEN, visible).replace(MARKS, "$1");
   const all = chars ?? whole.length;
-  return { text, cut: all > head.length, chars: all };
+  return { text, shown: head.length, cut: all > head.length, chars: all };
 }
 
 /** One line of a stranger's. */

@@ -7,7 +7,7 @@ export function curve({ short = false } = {}) {
   const drawn = chart({
     short,
     series: [
-      { label: "best of the asked", colour: "line-strong", dash: [4, 4], width: 1.5 },
+      { label: "best of the asked", colour: "muted", dash: [4, 4], width: 1.5 },
       { label: "asked at random", colour: "second" },
       { label: "gating's first choice", colour: "accent", width: 2.5 },
     ],

@@ -64,5 +64,5 @@ function completion(one) {
 /** A stranger's text, cut and tamed. */
 export function text(raw, chars = null) {
   const tamed = tame(raw, undefined, chars);
-  return [h("p.text", { dir: "auto" }, tamed.text), tamed.cut && h("p.cut", {}, `The first ${count(Math.min(tamed.chars, tamed.text.length))} of ${count(tamed.chars)} characters.`)].filter(Boolean);
+  return [h("p.text", { dir: "auto" }, tamed.text), tamed.cut && h("p.cut", {}, `The first ${count(tamed.shown)} of ${count(tamed.chars)} characters.`)].filter(Boolean);
 }

@@ -24,10 +24,12 @@ export function explanation(uid, frame) {
   }
 
   const again = () => h("p.row", {}, h("button.small", { type: "button", on: { click: load } }, "Explain again"));
-  const missing = (reason) => empty("Not available", reason ? `${line(reason, 300)}.`.replace(/\.\.$/, ".") : "The weights service gives no explanation.");
+  const missing = (reason) => empty("Not available", reason ? `${sentence(line(reason, 300))}.`.replace(/\.\.$/, ".") : "The weights service gives no explanation.");
   load();
   return { element, stop: () => { gone = true; } };
 }
+
+const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
 function account(found) {
   const events = found.steps.filter((step) => step.what === "event");
