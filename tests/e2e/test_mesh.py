@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +30,6 @@ SERVICES = (
     "services.querier",
     "services.querier.trainer",
 )
-
-
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
-    with running_mesh(tmp_path_factory.mktemp("mesh") / "devnet") as found:
-        yield found
 
 
 def residents(mesh: Mesh) -> dict[str, str]:
