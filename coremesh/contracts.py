@@ -98,7 +98,9 @@ class RewardResponse(Contract):
     stack_version: str
     stats_version: int = Field(description="events behind the running statistics; 0: none are used")
     extra: dict[str, tuple[float, ...]] = Field(
-        default={}, description="more to record and never to count: what a shadow stack says"
+        default={},
+        description="more to record: `normalised:NAME` where it is not the raw value, `sign:MASK:I` (what the "
+        "stack learns from), `shadow:VERSION:NAME` (what a shadow stack says, which never counts)",
     )
 
 
