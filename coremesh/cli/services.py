@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from coremesh.settings import (
+    ArchiveSettings,
     ChainSettings,
     GatingSettings,
     HttpSettings,
@@ -81,7 +82,7 @@ SERVICES: tuple[Service, ...] = (
         module="services.weights",
         port=8083,
         sections=(
-            *(RedisSettings, ChainSettings, WalletSettings, MeshSettings, WeightsSettings),
+            *(RedisSettings, ChainSettings, WalletSettings, MeshSettings, WeightsSettings, ArchiveSettings),
             *_SHARED,
         ),
         guard="mesh token",

@@ -3,6 +3,7 @@
 from coremesh.settings.loader import Loaded, Problem, Section, Settings, examine, load, unknown_variables
 from coremesh.settings.sections import (
     ALL_SECTIONS,
+    ArchiveSettings,
     ChainSettings,
     GatingSettings,
     HttpSettings,
@@ -19,6 +20,7 @@ from coremesh.settings.sections import (
 
 __all__ = [
     "ALL_SECTIONS",
+    "ArchiveSettings",
     "ChainSettings",
     "GatingSettings",
     "HttpSettings",

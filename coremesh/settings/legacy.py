@@ -5,6 +5,7 @@ One table, as data: the loader reads flags by it, docs/parity.md is generated fr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -14,7 +15,8 @@ FIRST = "first"
 LATER = "later"
 """openvalidators, which followed it."""
 
-Convert = Literal["same", "complement"]
+Convert = Literal["same", "complement", "bytes"]
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +32,28 @@ class Option:
     takes: bool = True
     """Whether it takes a value, or is a switch."""
     convert: Convert = "same"
-    """``complement``: 1 minus the value."""
+    """``complement``: 1 minus the value. ``bytes``: a size as loguru takes it, "2 GB", in bytes."""
     origin: str = FIRST
+
+    @property
+    def takes_what(self) -> str:
+        """What a value that is to be converted has to be."""
+        return "size like 2 GB" if self.convert == "bytes" else "number"
 
     def values(self, given: str) -> list[tuple[str, str]]:
         """Settings and their values for what was given. Raises ValueError where it cannot be converted."""
         if self.convert == "complement":
             given = f"{1.0 - float(given):.12g}"
+        if self.convert == "bytes":
+            given = str(_bytes(given))
         return [(setting, value.replace("{}", given)) for setting, value in self.to]
+
+
+def _bytes(text: str) -> int:
+    found = re.fullmatch(r"([\d.]+) ?([A-Za-z]*)", text.strip())
+    if found is None or found[2].upper() not in UNITS:
+        raise ValueError(text)
+    return int(float(found[1]) * UNITS[found[2].upper()])
 
 
 def _is(name: str, *settings: str, origin: str = FIRST, why: str = "") -> Option:
@@ -78,12 +94,13 @@ OPTIONS: tuple[Option, ...] = (
     _is("neuron.max_history", "weights.keep_events"),
     _is("neuron.device", "gating.device", "reward.device"),
     _is("neuron.epoch_length_override", "weights.epoch_length_override"),
-    _gone(
-        "neuron.dont_save_events",
-        "events are what scores are folded from; private of a request leaves its texts out",
-        takes=False,
+    _switch("neuron.dont_save_events", "archive.dont_save_events", "true"),
+    Option(
+        "neuron.events_retention_size",
+        (("archive.event_log_bytes", "{}"),),
+        why="in bytes: 2 GB is 2000000000",
+        convert="bytes",
     ),
-    _gone("neuron.events_retention_size", "events are kept by number: weights.keep_events"),
     _switch("neuron.no_reward_model", "querier.use_reward_model", "false"),
     _switch("neuron.question_random_sample_uids", "trainer.question_random_sample", "true"),
     _switch("neuron.no_nsfw_filter", "querier.no_nsfw_filter", "true"),

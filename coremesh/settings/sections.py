@@ -463,11 +463,60 @@ class WeightsSettings(Section):
     )
     trim_s: float = Field(30.0, gt=0, le=3600, description="seconds between trims of the history")
     interval_s: float = Field(1.0, gt=0, le=60, description="seconds between looks at the chain's block")
+    lease_s: float = Field(
+        6.0, ge=0.5, le=60, description="seconds that a leader lives on in its lease: how late the standby is"
+    )
 
     @property
     def look_every(self) -> timedelta:
         """The time between looks at the chain's block."""
         return timedelta(seconds=self.interval_s)
+
+
+class ArchiveSettings(Section):
+    """The history outside of Redis: Parquet for replays and research, and the first validator's event log."""
+
+    section: ClassVar[str] = "archive"
+
+    to: str = Field(
+        "", description="folder or s3://bucket/prefix of the Parquet archive; empty: none is kept"
+    )
+    texts: bool = Field(False, description="archive prompts and completions too")
+    part_rows: int = Field(10_000, ge=1, le=1_000_000, description="events in one part")
+    part_s: float = Field(
+        900.0, gt=0, le=86_400, description="seconds after which a part is written with what there is"
+    )
+    timeout_s: float = Field(120.0, gt=0, le=3600, description="seconds that writing one part may take")
+    s3_endpoint: str = Field(
+        "", description="http:// or https:// address of an S3-compatible storage; empty: AWS"
+    )
+    s3_region: str = Field("us-east-1", min_length=1, description="region of the bucket")
+    event_log: Path | None = Field(
+        None, description="folder of the rotating event log, JSON lines in events.log; none: it is not kept"
+    )
+    event_log_bytes: int = Field(
+        2_000_000_000, ge=10_000, description="size at which the event log is rotated"
+    )
+    event_log_files: int = Field(
+        1, ge=1, le=1000, description="rotated event logs kept beside the current one"
+    )
+    dont_save_events: bool = Field(False, description="keep no event log, whatever event_log says")
+
+    @field_validator("to")
+    @classmethod
+    def _to(cls, to: str) -> str:
+        if "://" in to and not to.startswith("s3://"):
+            raise ValueError("must be a folder or start with s3://")
+        if to.startswith("s3://") and not to[5:].strip("/"):
+            raise ValueError("names no bucket")
+        return to
+
+    @field_validator("s3_endpoint")
+    @classmethod
+    def _endpoint(cls, endpoint: str) -> str:
+        if endpoint and not endpoint.startswith(("http://", "https://")):
+            raise ValueError("must start with http:// or https://")
+        return endpoint
 
 
 ALL_SECTIONS: tuple[type[Section], ...] = (
@@ -483,4 +532,5 @@ ALL_SECTIONS: tuple[type[Section], ...] = (
     QuerierSettings,
     TrainerSettings,
     WeightsSettings,
+    ArchiveSettings,
 )

@@ -105,6 +105,10 @@ pause_s = 0.2
 
 [weights]
 interval_s = 0.5
+
+[archive]
+event_log = "{(options.directory / "events").resolve()}"
+event_log_bytes = 50_000_000
 """
     options.config.touch(mode=0o600)
     options.config.write_text(text)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable, Coroutine
 from datetime import timedelta
+from typing import Any
 
 from fastapi import FastAPI
 
+from coremesh.history import History
 from coremesh.history.redis import RedisHistory
 from coremesh.service import Health, Loops, run_service
 from coremesh.service.auth import refuse_open_bind
 from coremesh.settings import (
+    ArchiveSettings,
     ChainSettings,
     HttpSettings,
     MeshSettings,
@@ -20,8 +24,11 @@ from coremesh.settings import (
     WalletSettings,
     WeightsSettings,
 )
+from coremesh.types import new_event_id
 from coremesh.wire.wallets import load_keypair
 from services.weights.app import create_app
+from services.weights.archive import eventlog
+from services.weights.archive.library import need_pyarrow
 from services.weights.chain.sdk import BittensorChain
 from services.weights.engine import Engine
 
@@ -32,7 +39,7 @@ COMMANDS = {
     "verify": "services.weights.verify",
 }
 """Modules with a ``main(argv) -> exit code``."""
-SECTIONS = (RedisSettings, ChainSettings, WalletSettings, MeshSettings, WeightsSettings)
+SECTIONS = (RedisSettings, ChainSettings, WalletSettings, MeshSettings, WeightsSettings, ArchiveSettings)
 
 
 def factory(settings: Settings, loops: Loops, health: Health) -> FastAPI:
@@ -43,15 +50,45 @@ def factory(settings: Settings, loops: Loops, health: Health) -> FastAPI:
         settings[HttpSettings].host, bool(token), remedy="Set COREMESH_MESH_TOKEN, or listen on 127.0.0.1."
     )
     keypair = load_keypair(wallet.path.expanduser(), wallet.name, wallet.hotkey)
+    history = RedisHistory(redis.address, chain.netuid, timeout=timedelta(seconds=redis.timeout_s))
+    holder = f"weights-{new_event_id()}"
+    followers = _followers(history, settings[ArchiveSettings], chain.netuid, holder)
+    folds = tuple(name for name in followers if name not in weights.trim_folds)
     engine = Engine(
-        RedisHistory(redis.url, chain.netuid, timeout=timedelta(seconds=redis.timeout_s)),
+        history,
         BittensorChain(chain, keypair),
         chain_settings=chain,
-        settings=weights,
+        # What is not archived yet is not trimmed.
+        settings=weights.model_copy(update={"trim_folds": (*weights.trim_folds, *folds)}),
+        holder=holder,
     )
     return create_app(
-        engine, loops, health, token=token, alpha=weights.alpha, netuid=chain.netuid, keypair=keypair
+        engine,
+        loops,
+        health,
+        token=token,
+        alpha=weights.alpha,
+        netuid=chain.netuid,
+        keypair=keypair,
+        followers=followers,
     )
+
+
+def _followers(
+    history: History, settings: ArchiveSettings, netuid: int, holder: str
+) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
+    """What else follows the history, by the name of its checkpoint. Raises BadSetting."""
+    made: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {}
+    if settings.to:
+        need_pyarrow()
+        from services.weights.archive.archiver import NAME, Archiver
+        from services.weights.archive.files import open_files
+
+        files = open_files(settings.to, settings)
+        made[NAME] = Archiver(history, files, settings, netuid=netuid, holder=holder).run
+    if settings.event_log is not None and not settings.dont_save_events:
+        made[eventlog.NAME] = eventlog.EventLog(history, settings.event_log, settings, holder=holder).run
+    return made
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from fastapi import Depends, FastAPI, Query
@@ -29,6 +29,7 @@ from services.weights.book import Page
 from services.weights.engine import Engine
 from services.weights.explain import MOST_EVENTS
 from services.weights.fold import NAME
+from services.weights.newest import watch_history
 from services.weights.witness import Witness
 
 MOST_SUBMISSIONS = 1000
@@ -51,10 +52,11 @@ def create_app(
     alpha: float,
     netuid: int = 1,
     keypair: KeyPair | None = None,
+    followers: Mapping[str, Callable[[], Coroutine[Any, Any, None]]] | None = None,
 ) -> FastAPI:
     """The API over a running engine; the app's lifespan starts the engine's loops and closes what it uses.
 
-    ``keypair``: the validator's hotkey, which signs explanations.
+    ``keypair``: the validator's hotkey, which signs explanations; ``followers``: more loops, by name.
     """
     witness = Witness(engine, netuid, keypair)
 
@@ -67,6 +69,9 @@ def create_app(
         loops.start("trim", engine.trim())
         loops.start("fold-guard", engine.guard())
         loops.start("fold-metrics", watch_fold(NAME, lambda: engine.runner.status))
+        loops.start("history-metrics", watch_history(engine.history))
+        for name, run in (followers or {}).items():
+            loops.start(name, run())
         try:
             yield
         finally:
