@@ -26,7 +26,9 @@ from coremesh.history.redis import RedisHistory
 from coremesh.service.app import Health
 from coremesh.service.app import create_app as create_base_app
 from coremesh.service.auth import refuse_open_bind, require_token
+from coremesh.service.gpu import watch_gpus
 from coremesh.service.loops import Loops
+from coremesh.service.metrics import watch_fold
 from coremesh.settings import (
     ChainSettings,
     HttpSettings,
@@ -108,6 +110,7 @@ def create_app(settings: Settings, loops: Loops, health: Health) -> FastAPI:
                 stack.push_async_callback(close)
             loops.start("reward-compute", scheduler.watch())
             loops.start("reward-models", _report_halvings(models))
+            loops.start("gpus", watch_gpus())
             _learn(settings, built, shadow, rewards, loops, stack)
             yield
 
@@ -207,3 +210,4 @@ def _learn(
         learning = Learning(history, one.stack, take, name=name, role=role, holder=holder)
         loops.start(f"{name}-fold", learning.lead())
         loops.start(f"{name}-follow", learning.follow())
+        loops.start(f"{name}-metrics", watch_fold(name, lambda learning=learning: learning.status))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 
-from coremesh.folding import FoldRunner, Follower
+from coremesh.folding import FoldRunner, FoldStatus, Follower
 from coremesh.history.protocol import Checkpoint, History
-from coremesh.service.metrics import FOLD_GAPS, FOLD_LEADING, FOLD_VERSION
 from services.reward.fold import StatisticsFold
 from services.reward.stack import Stack
 from services.reward.statistics import Statistics
@@ -29,11 +29,16 @@ class Learning:
         holder: str,
     ) -> None:
         self._serve_it = serve
-        self._name = name
+        self._version = 0
         rules = {key: weighted.rule for key, weighted in stack.functions.items()}
         fold = StatisticsFold(stack.version, rules, stack.learnt)
         self._runner = FoldRunner(history, fold, name=name, role=role, holder=holder, save_every=SAVE_EVERY)
         self._follower = Follower(history, fold, name=name, on_state=self._serve)
+
+    @property
+    def status(self) -> FoldStatus:
+        """Where the fold stands here, with the version that is served."""
+        return replace(self._runner.status, version=self._version)
 
     async def lead(self) -> None:
         """Fold while we hold the lease; for ever."""
@@ -45,7 +50,4 @@ class Learning:
 
     async def _serve(self, state: Statistics, checkpoint: Checkpoint) -> None:
         self._serve_it(state)
-        status = self._runner.status
-        FOLD_VERSION.labels(self._name).set(checkpoint.version)
-        FOLD_LEADING.labels(self._name).set(status.leading)
-        FOLD_GAPS.labels(self._name).set(status.gaps)
+        self._version = checkpoint.version

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from hashlib import blake2b
 
+import numpy as np
 import structlog
 
 from coremesh.contracts import (
@@ -86,7 +87,9 @@ class RewardService:
             except ModelError as error:
                 raise Unavailable(error.sentence, remedy=error.remedy) from error
             # What users are told is not remembered.
-            extra = _signed(scored) | await self._beside(batch) if lane is Lane.TRAINING else {}
+            extra = _normalised(scored)
+            if lane is Lane.TRAINING:
+                extra |= _signed(scored) | await self._beside(batch)
         metrics.COMPLETIONS.labels(request.kind).inc(len(batch))
         return RewardResponse(
             rewards=_plain(scored.rewards),
@@ -165,6 +168,15 @@ def sampled(turns: tuple[Turn, ...], share: float) -> bool:
     for turn in turns:
         digest.update(f"{turn.role}\0{turn.content}\0".encode("utf-8", "surrogatepass"))
     return int.from_bytes(digest.digest(), "big") < share * 2**64
+
+
+def _normalised(scored: Scored) -> dict[str, tuple[float, ...]]:
+    """For the event, which has the raw values already: those that differ from them."""
+    return {
+        f"normalised:{name}": _plain(values)
+        for name, values in scored.normalised.items()
+        if not np.array_equal(values, scored.raw[name])
+    }
 
 
 def _signed(scored: Scored) -> dict[str, tuple[float, ...]]:

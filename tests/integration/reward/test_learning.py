@@ -8,7 +8,7 @@ import httpx
 import numpy as np
 import pytest
 
-from coremesh.events import Flag, Message, forward_event
+from coremesh.events import Flag, ForwardEvent, Message, forward_event
 from coremesh.history.redis import RedisHistory
 from coremesh.types import new_event_id
 from services.reward.config import Normalise
@@ -82,10 +82,17 @@ async def test_replicas_agree_restarts_forget_nothing_and_a_reward_can_be_explai
         await wait_until(knows)
         assert (await again.post("/reward", json=ask(QUESTION, COMPLETIONS))).json() == answers[0]
 
-    # From the recorded raw values, the history and the version alone.
+    # From the recorded raw values, the history and the version alone; what was recorded says the same.
+    await record(redis_history, answers[0])
     fold = StatisticsFold(first["stack_version"], {"relevance": RULE})
-    events = (await redis_history.read("0-0", 100))[: answers[0]["stats_version"]]  # type: ignore[arg-type]
-    replayed = await fold.apply(fold.initial(), events)
+    events = await redis_history.read("0-0", 100)  # type: ignore[arg-type]
+    recorded = events[-1].event
+    assert isinstance(recorded, ForwardEvent)
+    replayed = await fold.apply(fold.initial(), events[: recorded.stats_version])
+    again = normalise(recorded.parts["relevance"].astype(float), RULE, replayed, "relevance")
+    assert again.tolist() == pytest.approx(answers[0]["normalised"]["relevance"], abs=1e-6)
+    assert recorded.parts["normalised:relevance"].tolist() == pytest.approx(again.tolist(), abs=1e-6)
+    assert recorded.rewards.tolist() == pytest.approx([*again[:2].tolist(), 0.0], abs=1e-6)
     raw = answers[0]["raw"]["relevance"]
     explained = normalise(np.array(raw), RULE, replayed, "relevance")
     assert answers[0]["normalised"]["relevance"] == explained.tolist()

@@ -28,6 +28,9 @@ min_chars = 30
 """
 
 
+OWN = "normalised:relevance"
+
+
 def shadow_file(folder: Path, text: str = SHADOW) -> str:
     file = folder / "shadow.toml"
     file.write_text(text)
@@ -45,21 +48,23 @@ async def test_it_is_recorded_and_does_not_count(tmp_path: Path):
     (prefix,) = prefixes
     raw = beside["extra"][f"{prefix}:relevance"]
     masks = beside["extra"][f"{prefix}:mask:length"]
-    assert set(beside["extra"]) == {f"{prefix}:{name}" for name in ("reward", "relevance", "mask:length")}
+    said = {f"{prefix}:{name}" for name in ("reward", "relevance", "mask:length")}
+    assert set(beside["extra"]) == {*said, OWN}
     assert masks == [1.0, 24 / 30]
     assert beside["extra"][f"{prefix}:reward"] == pytest.approx(
         [2 * max(r, 0) * m for r, m in zip(raw, masks, strict=True)]
     )
     assert prefix.removeprefix("shadow:") not in ("", alone["stack_version"])
-    assert alone["extra"] == user["extra"] == {}
-    assert {**beside, "extra": {}} == alone
+    # One completion is further than at a right angle from the prompt; for the other normalising changes nothing.
+    assert alone["extra"] == user["extra"] == {OWN: alone["normalised"]["relevance"]}
+    assert {**beside, "extra": alone["extra"]} == alone
 
 
 async def test_its_failure_is_its_own(tmp_path: Path):
     text = '[[function]]\ntype = "judge"\nbase_url = "http://127.0.0.1:9"\nmodel = "m"'
     async with serving(settings(shadow_file(tmp_path, text), "--reward.shadow_share=1")) as client:
         answer = await client.post("/reward", json=ask(QUESTION, COMPLETIONS))
-    assert (answer.status_code, answer.json()["extra"]) == (200, {})
+    assert (answer.status_code, set(answer.json()["extra"])) == (200, {OWN})
 
 
 async def test_a_shadow_that_learns_keeps_statistics_of_its_own(
