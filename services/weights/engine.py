@@ -19,6 +19,7 @@ from services.weights.chain import Chain, Standing, Tick
 from services.weights.fold import NAME, ROLE, ScoreFold
 from services.weights.ledger import Ledger
 from services.weights.metrics import (
+    AGE_BLOCKS,
     CHAIN_BLOCK,
     CHAIN_FAILURES,
     EPOCHS_MISSED,
@@ -57,12 +58,14 @@ class Engine:
         settings: WeightsSettings,
         holder: str = "",
         stuck_s: float = STUCK_S,
+        stall_s: float = STALL_S,
     ) -> None:
         self.history = history
         self.chain = chain
         self.holder = holder or f"weights-{new_event_id()}"
         self._settings = settings
         self._stuck_s = stuck_s
+        self._stall_s = stall_s
         self.book = Book(settings)
         fold = ScoreFold(self.book.rule)
         self.runner: FoldRunner[ScoreState] = FoldRunner(
@@ -129,14 +132,21 @@ class Engine:
         if self.tick is None or tick.block != self.tick.block:
             self._moved_s = time.monotonic()
             self._count_missed(tick)
+            self._show_age(tick)
             self.tick = tick
         self._problem = None
         now = time.monotonic()
-        if now - self._moved_s > STALL_S:
+        if now - self._moved_s > self._stall_s:
             self._problem = f"the chain has been at block {tick.block} for {now - self._moved_s:.0f} s"
-            if now - max(self._moved_s, self._rebuilt_s) > STALL_S:
+            if now - max(self._moved_s, self._rebuilt_s) > self._stall_s:
                 self._rebuilt_s = now
                 await self.chain.rebuild()
+
+    def _show_age(self, tick: Tick) -> None:
+        metagraph = self.sync.newest
+        uid = metagraph.uid_of(metagraph.hotkey) if metagraph else None
+        if uid is not None and uid < len(tick.last_update):
+            AGE_BLOCKS.set(tick.block - tick.last_update[uid])
 
     def _count_missed(self, tick: Tick) -> None:
         old, metagraph = self.tick, self.sync.newest
@@ -153,6 +163,9 @@ class Engine:
         led: Lease | None = None
         while True:
             lease, tick, metagraph = self.runner.lease, self.tick, self.sync.newest
+            if lease is None and led is not None:
+                self.submitter.stand_down()
+                led = None
             ready = self._ready is lease and self.book.page.state.announced > 0
             if (
                 lease is not None

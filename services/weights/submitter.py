@@ -21,7 +21,7 @@ from services.weights.book import Book, Proposal
 from services.weights.chain import Chain, Sent, Standing, Tick
 from services.weights.gate import Reason
 from services.weights.ledger import Ledger
-from services.weights.metrics import AGE_BLOCKS, DUE, HELD
+from services.weights.metrics import DUE, HELD
 from services.weights.schedule import Due, due, retry_wait
 
 log = structlog.get_logger(__name__)
@@ -59,6 +59,13 @@ class Submitter:
         await self._ledger.take_over(page.last_id, page.state.events)
         self._failures, self._retry_at, self._said, self._answer = 0, 0, (), None
 
+    def stand_down(self) -> None:
+        """Lead no longer: what is due and held is for another to say."""
+        self.reasons = ()
+        self._show(())
+        DUE.set(0)
+        self._override = False
+
     async def step(self, lease: Lease, tick: Tick, metagraph: Metagraph, leads: Callable[[], bool]) -> None:
         """Do what is due at ``tick``. ``leads`` tells whether the lease is still held.
 
@@ -71,7 +78,6 @@ class Submitter:
             await self._look_for_reveals(lease)
         uid = metagraph.uid_of(metagraph.hotkey)
         last_update = tick.last_update[uid] if uid is not None and uid < len(tick.last_update) else 0
-        AGE_BLOCKS.set(tick.block - last_update)
         when = self._when(tick.block, tick, last_update, metagraph)
         DUE.set(when is not Due.WAIT)
         if when is Due.WAIT or self._ledger.attempt is not None or tick.block < self._retry_at:

@@ -1,4 +1,5 @@
-"""The score fold is killed before and after every single call that it makes of the history."""
+"""The score fold is killed before and after every single thing that it awaits: calls of the history, loading, applying
+and dumping the state, telling of it."""
 
 from __future__ import annotations
 
@@ -8,9 +9,9 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
-from coremesh.events import Change, Event, ForwardEvent, MetagraphEvent, pack
+from coremesh.events import Change, Event, ForwardEvent, MetagraphEvent, decode_scored, pack
 from coremesh.folding import FoldRunner
-from coremesh.history import Lease
+from coremesh.history import Checkpoint, Entry, Lease
 from coremesh.history.redis import RedisHistory
 from coremesh.metagraph import Metagraph
 from coremesh.types import new_event_id
@@ -48,6 +49,34 @@ class Fragile:
 
         return call
 
+    def fold(self) -> ScoreFold:
+        """The score fold, dying at its own steps too."""
+        fragile = self
+
+        class FragileFold(ScoreFold):
+            def load(self, state: bytes) -> ScoreState:
+                return fragile.around(lambda: ScoreFold.load(self, state))
+
+            def dump(self, state: ScoreState) -> bytes:
+                return fragile.around(lambda: ScoreFold.dump(self, state))
+
+            async def apply(self, state: ScoreState, entries: list[Entry]) -> ScoreState:
+                return await fragile._dying(super().apply)(state, entries)
+
+        return FragileFold(SoftmaxEma())
+
+    def around(self, work: Callable[[], Any]) -> Any:
+        """Do ``work`` in a thread, unless the process is dead by then."""
+        before, after = next(self._calls), next(self._calls)
+        self._die(before)
+        result = work()
+        self._die(after)
+        return result
+
+    async def told(self, state: ScoreState, checkpoint: Checkpoint, lease: Lease) -> None:
+        """What the service does after a save."""
+        await self._dying(self._history.ping)()
+
     def _die(self, point: int) -> None:
         # A dead process makes no further call either.
         if self.killed or point == self._at:
@@ -81,13 +110,15 @@ async def tell(history: RedisHistory, events: list[Event]) -> None:
 def runner(history: Any, holder: str) -> FoldRunner[ScoreState]:
     return FoldRunner(
         history,
-        ScoreFold(SoftmaxEma()),
+        history.fold() if isinstance(history, Fragile) else ScoreFold(SoftmaxEma()),
         name=NAME,
         role=ROLE,
         holder=holder,
         batch=2,
         wait=timedelta(milliseconds=10),
         ttl=timedelta(milliseconds=150),
+        on_state=history.told if isinstance(history, Fragile) else None,
+        decode=decode_scored,
     )
 
 
@@ -132,5 +163,5 @@ async def test_killed_at_every_call_the_scores_are_those_of_an_uninterrupted_run
         checkpoint = await redis_history.load(NAME)
         assert checkpoint is not None
         assert checkpoint.state == whole, f"killed at call {at}"
-    # acquire, load, trimmed; then a read and a save for each of four batches: each before and after.
-    assert kills >= 2 * (3 + 2 * 4) - 1
+    # acquire, load, trimmed; then read, apply, dump, save and tell for each of four batches: each before and after.
+    assert kills >= 2 * (3 + 5 * 4) - 1

@@ -39,10 +39,12 @@ async def weights(
 ) -> AsyncIterator[WeightsProcess]:
     process = WeightsProcess(redis_url, chain, tmp_path)
     process.start()
-    await wait_until(process.ready, timeout=30, why="ready")
-    await wait_until(redis_history.metagraph)
-    yield process
-    process.end()
+    try:
+        await wait_until(process.ready, timeout=30, why="ready")
+        await wait_until(redis_history.metagraph)
+        yield process
+    finally:
+        process.end()
 
 
 async def landed(weights: WeightsProcess, after_events: int = 0) -> dict:
@@ -84,6 +86,7 @@ async def test_events_become_scores_weights_and_a_proof(
     assert len(report["submissions"]) >= 1
 
 
+@pytest.mark.timeout(60 + 15 * KILLS)
 async def test_a_kill_at_any_moment_loses_nothing_and_counts_nothing_twice(
     redis_history: RedisHistory, redis_url: str, chain: RunningChain, tmp_path: Path
 ) -> None:
@@ -248,6 +251,31 @@ async def test_sigterm_ends_it_cleanly_and_frees_the_lease(
     assert await redis_history.leader("weights") is not None
     assert weights.end(signal.SIGTERM) == 0
     assert await redis_history.leader("weights") is None
+
+
+async def test_sigterm_ends_it_while_the_chain_hangs(weights: WeightsProcess) -> None:
+    with weights.chain.admin() as admin:
+        admin.pause()
+        await wait_until(lambda: _unready(weights), timeout=20, why="the chain is missed")
+        assert weights.end(signal.SIGTERM) == 0
+        admin.resume()
+
+
+async def test_nominators_are_refreshed_and_published(
+    redis_history: RedisHistory, weights: WeightsProcess
+) -> None:
+    first = await redis_history.metagraph()
+    assert first is not None
+    cold = keypair_from_uri("//Nominator").ss58_address
+    with weights.chain.admin() as admin:
+        admin.set_stake(1, first.hotkey, cold, 123.0)
+
+    async def published() -> float | None:
+        metagraph = await redis_history.metagraph()
+        assert metagraph is not None
+        return next((n.stake for n in metagraph.nominators if n.coldkey == cold), None)
+
+    assert await wait_until(published, timeout=20, why="the new nominator") == pytest.approx(123.0)
 
 
 @pytest.mark.parametrize(

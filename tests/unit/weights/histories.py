@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 from hypothesis import strategies as st
 
-from coremesh.events import Change, Event, Flag, MetagraphEvent, pack
+from coremesh.events import Change, Event, Flag, ForwardEvent, MetagraphEvent, pack
 from coremesh.types import new_event_id
 from tests.events import make_event
 
@@ -25,7 +26,18 @@ def forwards(draw: st.DrawFn) -> Event:
         for uid in rewards
     }
     flags = draw(st.sampled_from([Flag.SCORED, Flag.SCORED, Flag.SCORED, Flag.TRAIN_GATING]))
-    return make_event(rewards, hotkeys=hotkeys, flags=flags, block=draw(st.integers(0, 1000)))
+    event = make_event(rewards, hotkeys=hotkeys, flags=flags, block=draw(st.integers(0, 1000)))
+    return twice(event) if draw(st.integers(0, 4)) == 0 else event
+
+
+def twice(event: ForwardEvent) -> ForwardEvent:
+    """The event with every uid in it two times, one after the other and the other way round."""
+    return msgspec.structs.replace(
+        event,
+        uids_=event.uids_ + event.uids[::-1].tobytes(),
+        hotkeys_=event.hotkeys_ + event.hotkeys[::-1].tobytes(),
+        rewards_=event.rewards_ + event.rewards.tobytes(),
+    )
 
 
 @st.composite

@@ -27,6 +27,7 @@ def engine(
         settings=WeightsSettings(interval_s=0.01, trim_s=0.02, keep_events=3, trim_folds=trim_folds),
         holder="me",
         stuck_s=0.2,
+        stall_s=0.2,
     )
 
 
@@ -113,6 +114,47 @@ async def test_a_fold_that_never_ran_holds_the_trimming_back_and_is_named() -> N
     await wait_until(lambda: held("gating:head") == 0.0)
     assert await history.length() == 3
     assert await leader.trim_problem() is None
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_chain_that_answers_without_making_blocks_is_left_for_the_next_endpoint() -> None:
+    chain = FakeChain()
+    leader = engine(MemoryHistory(), chain)
+    watching = asyncio.create_task(leader.watch())
+    await wait_until(lambda: "rebuild" in chain.calls)
+    assert "the chain has been at block 100 for" in (await leader.chain_problem() or "")
+    chain.advance()
+
+    async def well() -> bool:
+        return await leader.chain_problem() is None
+
+    await wait_until(well)
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+
+
+async def test_a_standby_tells_the_age_of_our_weights_and_holds_nothing() -> None:
+    history, chain = MemoryHistory(), FakeChain(permit=False)
+    leader = engine(history, chain)
+    loops = (leader.fold(), leader.watch(), leader.submit(), leader.follow())
+    tasks = [asyncio.create_task(work) for work in loops]
+
+    def held() -> float | None:
+        return REGISTRY.get_sample_value("coremesh_weights_held", {"reason": "no_permit"})
+
+    await wait_until(lambda: held() == 1.0)
+    assert REGISTRY.get_sample_value("coremesh_weights_due") == 1.0
+    lease = leader.runner.lease
+    assert lease is not None
+    await history.release(lease)
+    await history.acquire("weights", "another", timedelta(seconds=60))
+    await wait_until(lambda: held() is None)
+    assert REGISTRY.get_sample_value("coremesh_weights_due") == 0.0
+    chain.last_update[0] = chain.block
+    chain.advance(7)
+    await wait_until(lambda: REGISTRY.get_sample_value("coremesh_weights_age_blocks") == 7.0)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

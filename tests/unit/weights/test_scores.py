@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coremesh.events import Change, Event, Flag, MetagraphEvent, pack
+from coremesh.events import Change, Event, Flag, MetagraphEvent, decode_scored, encode, pack
 from coremesh.types import hotkey_digest, new_event_id
 from services.weights import exact
 from services.weights.rules import RULES, Rule, SoftmaxEma, rule_named
@@ -91,6 +91,29 @@ def test_any_split_and_any_restart_gives_the_same_bytes(name: str, history: list
         packed = dump(fold(load(packed), history[at:until], rule))
         at = until
     assert packed == whole
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_long_run_of_unequal_miners_gives_the_bits_of_the_formulas(name: str) -> None:
+    """Longer than what is folded at once, of many lengths, some miners asked always and most hardly ever."""
+    random = np.random.default_rng(5)
+    likely = 1.0 / np.arange(1, 301)
+    history: list[Event] = [metagraph_event(300, [(uid, "", hotkey(uid)) for uid in range(300)])]
+    for n in range(1300):
+        asked = random.choice(300, random.choice([3, 10, 10, 40]), replace=False, p=likely / likely.sum())
+        rewards = {int(u): None if random.random() < 0.2 else float(random.normal()) for u in asked}
+        changed = {int(asked[0]): f"new-{n}"} if random.random() < 0.02 else {}
+        history.append(make_event(rewards, hotkeys=changed))
+    state = fold(ScoreState(), history, named(name))
+    reference = Reference(name)
+    for event in history:
+        reference.fold(event)
+    assert state.moving.tolist() == [at.moving for at in reference.uids]
+    assert state.successes.tolist() == [at.successes for at in reference.uids]
+    assert state.seen.tolist() == [at.seen for at in reference.uids]
+    assert state.events == reference.events
+    read = [decode_scored(encode(event)) for event in history]
+    assert dump(fold(ScoreState(), read, named(name))) == dump(state)
 
 
 def test_one_event_by_hand() -> None:

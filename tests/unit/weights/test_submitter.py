@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from datetime import timedelta
 from random import Random
 
+import msgspec
 import pytest
+from prometheus_client import REGISTRY
 
 from coremesh.errors import ChainUnavailable, LeaseLost
 from coremesh.history import Checkpoint, Lease, Submission
@@ -41,12 +44,13 @@ class Bench:
         await self.history.publish(new, difference(old, new), self.lease)
         await self.fold()
 
-    async def forward(self, **rewards: float | None) -> None:
+    async def forward(self, time_ms: int = 1_700_000_000_000, **rewards: float | None) -> None:
         """``u1=0.5`` rewards uid 1."""
         event = make_event(
             {int(name[1:]): reward for name, reward in rewards.items()},
             hotkeys={int(name[1:]): self.chain.hotkeys[int(name[1:])] for name in rewards},
         )
+        event = msgspec.structs.replace(event, time_ms=time_ms)
         await self.history.append(event, None, self.chain.hotkeys)
         await self.fold()
 
@@ -289,6 +293,46 @@ async def test_what_would_fail_in_silence_is_held(chain: FakeChain, settings: di
     await b.step()
     assert await b.records() == [("held", reason)]
     assert "set_weights" not in chain.calls
+
+
+@pytest.mark.parametrize(
+    ("settings", "code"),
+    [
+        ({"min_events": 3}, "few_events"),
+        ({"min_miners": 3}, "few_miners"),
+        ({"max_event_age_s": 60.0}, "stale_events"),
+        ({"max_metagraph_age_blocks": 3}, "stale_metagraph"),
+    ],
+)
+async def test_what_the_gate_holds_alerts_and_goes_out_once_its_reason_is_gone(
+    settings: dict, code: str
+) -> None:
+    b = await bench(**settings)
+    await b.forward(u1=2.0, u2=1.0)
+    await b.step(5)
+    if code != "stale_metagraph":
+        await b.publish()
+    assert [reason.code for reason in b.submitter.reasons] == [code]
+    assert (await b.records())[0][0] == "held"
+    assert REGISTRY.get_sample_value("coremesh_weights_held", {"reason": code}) == 1.0
+    assert REGISTRY.get_sample_value("coremesh_weights_due") == 1.0
+    await b.step()
+    assert len(await b.records()) == 1  # said once, looked at on every block
+    await b.publish()
+    for _ in range(2):
+        await b.forward(time_ms=time.time_ns() // 1_000_000, u1=2.0, u2=1.0, u3=0.5)
+    await b.step()
+    assert [r for r, _ in await b.records()] == ["held", "sent", "landed"]
+    assert REGISTRY.get_sample_value("coremesh_weights_held", {"reason": code}) is None
+
+
+async def test_a_score_that_is_no_number_is_held_whatever_an_operator_says() -> None:
+    b = await bench()
+    await b.forward(u1=2.0, u2=1.0)
+    b.book.page.state.moving[1] = float("nan")
+    b.submitter.override_once()
+    await b.step()
+    assert await b.records() == [("held", "a score is not a finite number")]
 
 
 async def test_the_version_key_is_the_subnets_unless_the_operator_names_one() -> None:
