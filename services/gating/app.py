@@ -15,6 +15,7 @@ from coremesh.contracts import HeadResponse, ScoreRequest, ScoreResponse
 from coremesh.history.redis import RedisHistory
 from coremesh.service import Health, Loops, create_app
 from coremesh.service.auth import refuse_open_bind, require_token
+from coremesh.service.gpu import watch_gpus
 from coremesh.service.metrics import watch_fold
 from coremesh.settings import (
     ChainSettings,
@@ -29,6 +30,7 @@ from services.gating.batching import BatchingEncoder
 from services.gating.encoder import SentenceEncoder
 from services.gating.generation import FOLD, NEXT, ROLE, Generations
 from services.gating.learning import GatingLearning
+from services.gating.route import short_route
 from services.gating.service import GatingService
 from services.gating.snapshot import RollBook
 
@@ -65,6 +67,7 @@ def create_gating_app(settings: Settings, encoder: SentenceEncoder, loops: Loops
             loops.start("fold-metrics", watch_fold(FOLD, lambda: generations.status))
             loops.start("next-fold-metrics", watch_fold(NEXT, lambda: generations.status_beside))
             loops.start("encoder", _watch(batching))
+            loops.start("gpus", watch_gpus())
             yield
             await loops.stop()
         await history.close()
@@ -91,13 +94,23 @@ def create_gating_app(settings: Settings, encoder: SentenceEncoder, loops: Loops
         lifespan=lifespan,
         health=health,
     )
-    guard = [Depends(require_token(token))]
+    allow = require_token(token)
+    guard = [Depends(allow)]
 
-    @app.post("/score", dependencies=guard, summary="Whom to ask for a prompt?", response_model=ScoreResponse)
     async def score(request: ScoreRequest) -> Response:
         # Serialised here: FastAPI would validate hundreds of scores once more on every request.
         answer = await service.score(request)
         return Response(answer.model_dump_json(), media_type="application/json")
+
+    app.router.add_api_route(
+        "/score",
+        score,
+        methods=["POST"],
+        dependencies=guard,
+        summary="Whom to ask for a prompt?",
+        response_model=ScoreResponse,
+        route_class_override=short_route(ScoreRequest, allow, score),
+    )
 
     @app.get("/head", dependencies=guard, summary="What has been learnt?")
     async def head() -> HeadResponse:
@@ -113,7 +126,7 @@ def create_gating_app(settings: Settings, encoder: SentenceEncoder, loops: Loops
             leader=await history.leader(ROLE),
         )
 
-    _ = (score, head)
+    _ = head
     return app
 
 

@@ -63,10 +63,11 @@ class EmbeddingCache:
 class _Job:
     """A text on its way, shared by all who asked for it meanwhile."""
 
-    __slots__ = ("future", "key", "since", "text")
+    __slots__ = ("key", "since", "text", "waiting")
 
-    def __init__(self, key: bytes, text: str, future: asyncio.Future[np.ndarray]) -> None:
-        self.key, self.text, self.future = key, text, future
+    def __init__(self, key: bytes, text: str) -> None:
+        self.key, self.text = key, text
+        self.waiting: list[asyncio.Future[np.ndarray]] = []
         self.since = time.perf_counter()
 
 
@@ -140,7 +141,8 @@ class BatchingEncoder:
         if not self.alive or self._stopping:
             raise ServiceUnavailable("the encoder is not running") from self._death
         out = np.empty((len(texts), self.dim), dtype=np.float32)
-        waiting: list[tuple[int, _Job]] = []
+        waiting: list[tuple[int, asyncio.Future[np.ndarray]]] = []
+        assert self._loop is not None
         fresh: dict[bytes, _Job] = {}
         for at, text in enumerate(texts):
             key = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
@@ -149,12 +151,14 @@ class BatchingEncoder:
                 continue
             job = self._flying.get(key) or fresh.get(key)
             if job is None:
-                job = fresh[key] = _Job(key, text, asyncio.get_running_loop().create_future())
-            waiting.append((at, job))
+                job = fresh[key] = _Job(key, text)
+            future = self._loop.create_future()  # one a caller: whoever gives up harms nobody else
+            job.waiting.append(future)
+            waiting.append((at, future))
         if fresh:
             self._submit(fresh)
-        for at, job in waiting:
-            out[at] = await asyncio.shield(job.future)
+        for at, future in waiting:
+            out[at] = await future
         return out
 
     def _submit(self, fresh: dict[bytes, _Job]) -> None:
@@ -213,15 +217,17 @@ class BatchingEncoder:
         for job, vector in zip(batch, vectors, strict=True):
             self._flying.pop(job.key, None)
             self.cache.put(job.key, vector.copy())
-            if not job.future.done():
-                job.future.set_result(vector)
+            for future in job.waiting:
+                if not future.done():
+                    future.set_result(vector)
 
     def _fail(self, batch: list[_Job], error: BaseException) -> None:
         for job in batch:
             self._flying.pop(job.key, None)
-            if not job.future.done():
-                job.future.set_exception(error)
-                job.future.exception()  # its callers may all have gone away
+            for future in job.waiting:
+                if not future.done():
+                    future.set_exception(error)
+                    future.exception()  # its caller may wait for another text, which failed too
 
     def _fail_all(self, error: BaseException) -> None:
         with self._wake:

@@ -21,6 +21,7 @@ import torch
 
 from services.gating.basis import MAX_COMPONENTS, Basis, constant_basis, fit_basis
 from services.gating.early import EarlyPrompts
+from services.gating.outlook import Covariances, Outlook
 from services.gating.pack import HeadFormat, pack, unpack
 from services.gating.rows import RowIndex, grown
 from services.gating.targets import Targets, successes
@@ -276,6 +277,12 @@ class BayesHead:
             else:
                 variance[:, known] = products @ self._cov[found].reshape(-1, p * p).T
         return mean, np.sqrt(np.clip(variance, 1e-9, None))
+
+    def outlook(self, hotkeys: np.ndarray) -> Outlook:
+        """See Head.outlook."""
+        rows = self._index.find(hotkeys)
+        weights = np.vstack([self._mean[: self._index.used], self._prior_mean])[rows]  # -1 is the last
+        return Outlook(self.basis.features, weights, Covariances(self._cov, self._prior_cov, rows))
 
     @property
     def features(self) -> int:

@@ -36,7 +36,7 @@ class Choice:
 
 def choose(
     mean: np.ndarray,
-    std: np.ndarray,
+    std: np.ndarray | None,
     candidates: np.ndarray,
     k: int | Literal["auto"],
     *,
@@ -51,7 +51,8 @@ def choose(
     """The best ``k`` of ``candidates`` by mean [n], a share ``explore`` of the places drawn from the others.
 
     ``k="auto"`` asks the fewest that keep the share ``keep`` of the expected best reward's lead over the average
-    miner; a single reward scatters by ``std`` and ``noise``. Never more than ``k_max``, never a candidate twice.
+    miner; a single reward scatters by ``std`` and ``noise``; no other ``k`` reads ``std``. It never asks siblings in
+    excess, unless all are siblings. Never more than ``k_max``, never a candidate twice.
     """
     candidates = _distinct(candidates)
     mu = _finite(mean)
@@ -60,32 +61,37 @@ def choose(
     if limit <= 0:
         return Choice(np.zeros(0, dtype=np.int64), np.zeros(0))
     if k == "auto":
+        assert std is not None
         share = per_group or AUTO_PER_GROUP
-        order = _order(ranked, limit, groups, share)
+        groups = [labels for labels in groups if not _one(labels[candidates])]
+        order, placed = _order(ranked, limit, groups, share)
         scatter = np.sqrt(np.square(_finite(std)[order]) + noise * noise)
-        size = min(fewest(mu[order], scatter, keep), limit)
+        size = min(fewest(mu[order], scatter, keep), placed)
     else:
         size = max(1, min(int(k), limit))
         share = per_group or max(1, size // 3)
-        order = _order(ranked, size, groups, share)
+        order, _ = _order(ranked, size, groups, share)
     places = min(explore * size, size - 1.0)
     exploring = int(places) + int(rng.random() < places - int(places))
-    best, rest = order[: size - exploring], order[size - exploring :]
-    drawn = _order(rng.permutation(rest), exploring, groups, share, taken=best)[:exploring]
-    indices = np.r_[best, drawn]
-    chances = _chances(order, size, places)
-    return Choice(indices, chances[np.argsort(order)][np.searchsorted(candidates, indices)])
+    first = size - exploring
+    indices, ranks = order[:size], np.arange(size)
+    if exploring:
+        best = order[:first]
+        drawn, _ = _order(rng.permutation(order[first:]), exploring, groups, share, taken=best)
+        drawn = drawn[:exploring]
+        indices = np.concatenate([best, drawn])
+        ranks[first:] = [int(np.flatnonzero(order == index)[0]) for index in drawn]
+    return Choice(indices, _chances(ranks, order.size, size, places))
 
 
-def _chances(order: np.ndarray, size: int, places: float) -> np.ndarray:
-    """The chance of each of ``order`` to be among ``size``, of which ``places`` on average are drawn at random."""
-    at = np.arange(order.size)
+def _chances(ranks: np.ndarray, n: int, size: int, places: float) -> np.ndarray:
+    """The chance of those at ``ranks`` among ``n`` to be of ``size``, ``places`` of them on average at random."""
     part = places - int(places)
-    chance = np.zeros(order.size)
+    chance = np.zeros(ranks.size)
     for exploring, weight in ((int(places), 1.0 - part), (int(places) + 1, part)):
         if weight > 0:
-            rest = order.size - size + exploring
-            chance += weight * np.where(at < size - exploring, 1.0, exploring / max(rest, 1))
+            rest = n - size + exploring
+            chance += weight * np.where(ranks < size - exploring, 1.0, exploring / max(rest, 1))
     return np.clip(chance, 1e-6, 1.0)
 
 
@@ -123,7 +129,8 @@ def sample(
     blocked = np.isin(candidates, drawn.indices)
     value = np.where(blocked, -np.inf, mu + spread * rng.standard_normal(candidates.size))
     ranked = candidates[np.argsort(-value, kind="stable")][: candidates.size - len(drawn)]
-    picked = _order(ranked, wanted, groups, per_group or max(1, size // 3), taken=drawn.indices)[:wanted]
+    picked, _ = _order(ranked, wanted, groups, per_group or max(1, size // 3), taken=drawn.indices)
+    picked = picked[:wanted]
     others = mu + spread * rng.standard_normal((_DRAWS, candidates.size))
     top = np.argpartition(-others, wanted - 1, axis=1)[:, :wanted]
     share = (np.bincount(top.ravel(), minlength=candidates.size) + 0.5) / (_DRAWS + 1.0)
@@ -140,10 +147,11 @@ def _order(
     groups: Sequence[np.ndarray],
     per_group: int,
     taken: np.ndarray | None = None,
-) -> np.ndarray:
-    """``ranked`` with its first ``k`` places freed of siblings in excess, as far as there are others."""
+) -> tuple[np.ndarray, int]:
+    """``ranked`` with its first ``k`` places freed of siblings in excess, as far as there are others, and how many
+    places were filled before the siblings in excess begin."""
     if not groups or k <= 0:
-        return ranked
+        return ranked, min(max(k, 0), ranked.size)
     counts: list[dict[int, int]] = [{} for _ in groups]
 
     def count(index: int) -> None:
@@ -155,15 +163,24 @@ def _order(
     for index in [] if taken is None else taken.tolist():
         count(index)
     first: list[int] = []
-    for index in ranked.tolist():
+    places: list[int] = []
+    for place, index in enumerate(ranked.tolist()):
         if len(first) == k:
             break
         if all(
             seen.get(int(labels[index]), 0) < per_group for labels, seen in zip(groups, counts, strict=True)
         ):
             first.append(index)
+            places.append(place)
             count(index)
-    return np.r_[np.array(first, dtype=np.int64), ranked[~np.isin(ranked, first)]]
+    others = np.ones(ranked.size, dtype=bool)
+    others[places] = False
+    return np.concatenate([np.array(first, dtype=np.int64), ranked[others]]), len(first)
+
+
+def _one(labels: np.ndarray) -> bool:
+    """Whether all are siblings of one another: then nobody can be told apart by it."""
+    return labels.size > 0 and int(labels[0]) >= 0 and bool((labels == labels[0]).all())
 
 
 def _finite(values: np.ndarray) -> np.ndarray:

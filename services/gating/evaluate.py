@@ -20,6 +20,7 @@ from coremesh.errors import BadModel, BadSetting, CoremeshError
 from coremesh.history.protocol import Entry, History
 from coremesh.history.redis import RedisHistory
 from coremesh.modelfiles import resolve_model
+from coremesh.progress import progress
 from coremesh.settings import ALL_SECTIONS, ChainSettings, GatingSettings, RedisSettings, load
 from coremesh.types import ORIGIN, stream_key
 from services.gating.batching import BatchingEncoder
@@ -93,18 +94,21 @@ async def evaluate(
     end = await history.last_id()
     skip = max(0, await history.length() - last) if last is not None else 0
     at, entries = ORIGIN, 0
+    bar = progress("evaluating", await history.length())
     async with BatchingEncoder(encoder, max_queued=PAGE) as batching:
-        while stream_key(at) < stream_key(end):
-            page = await history.read(at, min(PAGE, skip) if skip else PAGE)
-            if not page:
-                break
-            at = page[-1].stream_id
-            if skip:
-                skip -= len(page)
-                continue
-            page = [entry for entry in page if stream_key(entry.stream_id) <= stream_key(end)]
-            entries += len(page)
-            await _take(contest, page, batching)
+        with bar as advance:
+            while stream_key(at) < stream_key(end):
+                page = await history.read(at, min(PAGE, skip) if skip else PAGE)
+                if not page:
+                    break
+                advance(len(page))
+                at = page[-1].stream_id
+                if skip:
+                    skip -= len(page)
+                    continue
+                page = [entry for entry in page if stream_key(entry.stream_id) <= stream_key(end)]
+                entries += len(page)
+                await _take(contest, page, batching)
     return _evaluation(
         contest,
         list(rules),

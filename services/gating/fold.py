@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from services.gating.head import Head, load_head, make_head
+from services.gating.outlook import Outlook
 from services.gating.pack import HeadFormat, pack, unpack
-from services.gating.reliability import Reliability, with_availability
+from services.gating.reliability import Reliability, Standing, with_availability
 from services.gating.targets import FAILURE
 
 _KIND = "gating-fold"
@@ -33,6 +34,32 @@ class GatingObservation:
     latency_s: np.ndarray
     learn: bool = True
     """Whether the head is to learn from it; reliability is kept of every event."""
+
+
+class FoldOutlook:
+    """GatingFold.scores for certain hotkeys, made ready to be asked often. Holds while the fold stands still."""
+
+    def __init__(self, head: Outlook, standing: Standing | None) -> None:
+        """``standing`` is None where availability does not enter."""
+        self._head = head
+        self._standing = standing
+
+    def describe(self, embedding: np.ndarray) -> np.ndarray:
+        """An embedding [d] as features, which the other methods take."""
+        return self._head.describe(embedding)
+
+    def mean(self, x: np.ndarray, deadline_s: float | None) -> np.ndarray:
+        """Expected reward within the deadline, float64 [n]."""
+        mean = self._head.mean(x)
+        if self._standing is None:
+            return mean
+        share = self._standing.availability(deadline_s)
+        return share * (mean - FAILURE) + FAILURE
+
+    def std(self, x: np.ndarray, deadline_s: float | None) -> np.ndarray:
+        """The standard deviation of that expectation, float64 [n]."""
+        std = self._head.std(x)
+        return std if self._standing is None else self._standing.availability(deadline_s) * std
 
 
 class GatingFold:
@@ -97,6 +124,13 @@ class GatingFold:
         if self.head.rule == "original":
             return mean, std
         return with_availability(mean, std, self.reliability.availability(hotkeys, deadline_s), FAILURE)
+
+    def outlook(self, hotkeys: np.ndarray) -> FoldOutlook:
+        """What ``scores`` says of hotkeys uint64 [n], made ready to be asked often, as the fold is now."""
+        original = self.head.rule == "original"
+        return FoldOutlook(
+            self.head.outlook(hotkeys), None if original else self.reliability.standing(hotkeys)
+        )
 
     def to_bytes(self) -> bytes:
         """The whole state, deterministic."""

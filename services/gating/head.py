@@ -13,6 +13,7 @@ import numpy as np
 
 from services.gating.bayes import BayesHead, BayesOptions
 from services.gating.original import OriginalHead, OriginalOptions
+from services.gating.outlook import Outlook
 from services.gating.pack import HeadFormat, unpack_any
 from services.gating.rls import RlsHead, RlsOptions
 
@@ -53,6 +54,10 @@ class Head(Protocol):
 
         For ``bayes`` and ``rls`` the unit is one standard deviation of a step's rewards, 0 the average miner.
         """
+        ...
+
+    def outlook(self, hotkeys: np.ndarray) -> Outlook:
+        """What ``scores`` says of hotkeys uint64 [n], made ready to be asked often, of a head that learns no more."""
         ...
 
     @property

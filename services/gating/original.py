@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from services.gating.outlook import Outlook
 from services.gating.pack import HeadFormat, pack, unpack
 from services.gating.rows import RowIndex, grown
 from services.gating.targets import successes
@@ -96,14 +97,25 @@ class OriginalHead:
     def scores(self, embeddings: np.ndarray, hotkeys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The layer's outputs [b, n]; the rule knows no uncertainty, so the deviations are zero."""
         x = np.asarray(embeddings, dtype=np.float32)
+        weights = self._layer(hotkeys)
+        mean = (x @ weights[:, :-1].T + weights[:, -1]).astype(np.float64)
+        return mean, np.zeros_like(mean)
+
+    def outlook(self, hotkeys: np.ndarray) -> Outlook:
+        """See Head.outlook."""
+        weights = self._layer(hotkeys)
+        nothing = np.zeros(weights.shape[0])
+        return Outlook(_with_bias, weights, lambda _: nothing, least=0.0)
+
+    def _layer(self, hotkeys: np.ndarray) -> np.ndarray:
+        """Weights and bias of each hotkey, float32 [n, d + 1]."""
         rows = self._index.find(hotkeys)
         weights = np.empty((rows.size, self.dim + 1), dtype=np.float32)
         known = rows >= 0
         weights[known] = self._weights[rows[known]]
         for at in np.flatnonzero(~known).tolist():
             weights[at] = self.initial(int(hotkeys[at]))
-        mean = (x @ weights[:, :-1].T + weights[:, -1]).astype(np.float64)
-        return mean, np.zeros_like(mean)
+        return weights
 
     def retire(self, hotkeys: np.ndarray) -> None:
         """Forget hotkeys that left the subnet."""
@@ -160,6 +172,12 @@ class OriginalHead:
         if head._weights.shape != (head._index.used, head.dim + 1):
             raise HeadFormat("the arrays of the gating state do not fit together")
         return head
+
+
+def _with_bias(embeddings: np.ndarray) -> np.ndarray:
+    """Embeddings [b, d] with a one for the bias: float32 [b, d + 1]."""
+    x = np.asarray(embeddings, dtype=np.float32)
+    return np.hstack([x, np.ones((x.shape[0], 1), dtype=np.float32)])
 
 
 def _softmax(x: np.ndarray) -> np.ndarray:

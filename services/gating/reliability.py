@@ -6,8 +6,6 @@ know: a caller's deadline, and that a miner went down a moment ago.
 
 from __future__ import annotations
 
-from math import sqrt
-
 import numpy as np
 import torch
 
@@ -19,6 +17,32 @@ _SLOW = 0.02
 _LATENCY = 0.1
 _LATENCY_FLOOR_S = 1e-3
 _COLUMNS = 5  # slow share, fast share, observations, mean and variance of log latency
+
+
+_NEVER_ASKED = np.array([0.5, 0.5, 1.0, 0.0, -1.0])
+
+
+class Standing:
+    """How likely certain hotkeys are to answer, made ready to be asked often."""
+
+    def __init__(self, state: np.ndarray) -> None:
+        """``state`` [n, columns of Reliability]."""
+        slow, fast, _, self._mean, variance = state.T
+        self._share = np.minimum(1.0, fast / np.maximum(slow, 1e-3))
+        self._untimed = variance < 0
+        self._spread = np.sqrt(2.0 * np.maximum(variance, 0.01))
+        self._last: tuple[float | None, np.ndarray] = (None, np.clip(self._share, 1e-3, 1.0))
+
+    def availability(self, deadline_s: float | None) -> np.ndarray:
+        """See Reliability.availability; float64 [n]. Callers mostly have one deadline: the last answer is kept."""
+        if self._last[0] != deadline_s:
+            share = self._share
+            if deadline_s is not None:
+                z = (np.log(max(deadline_s, _LATENCY_FLOOR_S)) - self._mean) / self._spread
+                in_time = 0.5 * (1.0 + torch.special.erf(torch.from_numpy(z)).numpy())
+                share = share * np.where(self._untimed, 1.0, in_time)
+            self._last = (deadline_s, np.clip(share, 1e-3, 1.0))
+        return self._last[1]
 
 
 class Reliability:
@@ -39,7 +63,7 @@ class Reliability:
         rows, fresh = self._index.claim(hotkeys)
         self._state = grown(self._state, self._index.used)
         # One success in two before the first observation, worth one observation.
-        self._state[fresh] = (0.5, 0.5, 1.0, 0.0, -1.0)
+        self._state[fresh] = _NEVER_ASKED
         state = self._state[rows]
         state[:, 2] += 1.0
         for column, rate in ((0, _SLOW), (1, _FAST)):
@@ -66,15 +90,12 @@ class Reliability:
         The recent over the long-run share of successes (at most 1), times the chance that a success comes before
         ``deadline_s`` (log-normal). 1 for a hotkey never asked.
         """
-        slow, fast = self._column(hotkeys, 0, 0.5), self._column(hotkeys, 1, 0.5)
-        share = np.minimum(1.0, fast / np.maximum(slow, 1e-3))
-        if deadline_s is not None:
-            mean, variance = self._column(hotkeys, 3, 0.0), self._column(hotkeys, 4, -1.0)
-            spread = np.sqrt(np.maximum(variance, 0.01))
-            z = (np.log(max(deadline_s, _LATENCY_FLOOR_S)) - mean) / spread
-            in_time = 0.5 * (1.0 + torch.special.erf(torch.from_numpy(z / sqrt(2))).numpy())
-            share = share * np.where(variance < 0, 1.0, in_time)
-        return np.clip(share, 1e-3, 1.0)
+        return self.standing(hotkeys).availability(deadline_s)
+
+    def standing(self, hotkeys: np.ndarray) -> Standing:
+        """What ``availability`` reads of hotkeys uint64 [n], as it is now."""
+        rows = self._index.find(hotkeys)
+        return Standing(np.vstack([self._state[: self._index.used], _NEVER_ASKED])[rows])  # -1 is the last
 
     def latency_s(self, hotkeys: np.ndarray) -> np.ndarray:
         """Median seconds of each hotkey's successes, float64 [n]; NaN when there was none."""

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from services.gating.outlook import Outlook
 from services.gating.pack import HeadFormat, pack, unpack
 from services.gating.rows import RowIndex, grown
 from services.gating.targets import Targets, successes
@@ -80,6 +81,17 @@ class RlsHead:
         mean[:, known] = x @ self._weights[rows[known]].T
         shared = np.sqrt(np.clip(np.einsum("bi,ij,bj->b", x, self._inverse, x), 1e-9, 1.0))
         return mean, np.where(known[None], shared[:, None], 1.0)
+
+    def outlook(self, hotkeys: np.ndarray) -> Outlook:
+        """See Head.outlook."""
+        rows = self._index.find(hotkeys)
+        known = rows >= 0
+        weights = np.zeros((rows.size, self._weights.shape[1]))
+        weights[known] = self._weights[rows[known]]
+        inverse = self._inverse.copy()
+        return Outlook(
+            self._features, weights, lambda x: np.where(known, np.clip(x @ inverse @ x, 1e-9, 1.0), 1.0)
+        )
 
     def retire(self, hotkeys: np.ndarray) -> None:
         """Forget hotkeys that left the subnet."""

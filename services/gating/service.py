@@ -13,7 +13,7 @@ from coremesh.errors import BadMessages, BadRequest, NoMinerAvailable, ServiceUn
 from coremesh.history.protocol import Checkpoint
 from coremesh.settings import GatingSettings
 from services.gating.choose import Choice, choose, sample, uniform
-from services.gating.fold import GatingFold
+from services.gating.fold import FoldOutlook, GatingFold
 from services.gating.learning import Encoder, prompt_text
 from services.gating.snapshot import Roll, RollBook
 
@@ -42,6 +42,7 @@ class GatingService:
         self._fold = nothing
         self._lacking = lacking
         self._rng = np.random.default_rng(seed)
+        self._ready: tuple[GatingFold, Roll, FoldOutlook] | None = None
         self.version = 0
         self.last_id = "0-0"
 
@@ -76,10 +77,16 @@ class GatingService:
             embedding = await self._encoder.encode([text])
         # From here on nothing is awaited: head, roll and version belong together.
         fold, version = self._fold, self.version
-        mean, std = fold.scores(embedding, roll.digests[uids], request.deadline_s)
-        mean, std = mean[0], std[0]
-        choice = self._choose(fold, mean, std, uids, roll, k, request.random) if k is not None else None
-        return ScoreResponse(
+        outlook = self._outlook(fold, roll)
+        x = outlook.describe(embedding[0])
+        mean = outlook.mean(x, request.deadline_s)[uids]
+        choice = None
+        if k is not None:
+            needed = k == "auto" or request.random
+            std = outlook.std(x, request.deadline_s)[uids] if needed else None
+            choice = self._choose(fold, mean, std, uids, roll, k, request.random)
+        # Nothing to validate: all of it was made here.
+        return ScoreResponse.model_construct(
             uids=tuple(uids.tolist()),
             scores=tuple(np.nan_to_num(mean).tolist()),
             chosen=tuple(uids[choice.indices].tolist()) if choice else (),
@@ -88,11 +95,18 @@ class GatingService:
             block=roll.block,
         )
 
+    def _outlook(self, fold: GatingFold, roll: Roll) -> FoldOutlook:
+        """Made once for a head and a metagraph; both are replaced, never changed."""
+        ready = self._ready
+        if ready is None or ready[0] is not fold or ready[1] is not roll:
+            ready = self._ready = (fold, roll, fold.outlook(roll.digests))
+        return ready[2]
+
     def _choose(
         self,
         fold: GatingFold,
         mean: np.ndarray,
-        std: np.ndarray,
+        std: np.ndarray | None,
         uids: np.ndarray,
         roll: Roll,
         k: int | Literal["auto"],
@@ -105,6 +119,7 @@ class GatingService:
             if not fold.learnt:
                 found = uniform(candidates, count, rng=self._rng)
             else:
+                assert std is not None
                 found = sample(mean, std, candidates, count, rng=self._rng, groups=groups)
             CHOSEN.labels("sample").inc(len(found))
             return found

@@ -37,9 +37,9 @@ class Roll:
         """Uids to score, int64 [m], without repeats. Raises BadUid for one that the subnet does not have."""
         if asked is None:
             return np.array(self.available, dtype=np.int64)
-        for uid in asked:
-            if not 0 <= uid < self.size:
-                raise BadUid(f"there is no uid {uid}: the subnet has {self.size}")
+        if asked and (min(asked) < 0 or max(asked) >= self.size):
+            uid = next(uid for uid in asked if not 0 <= uid < self.size)
+            raise BadUid(f"there is no uid {uid}: the subnet has {self.size}")
         return np.array(list(dict.fromkeys(asked)), dtype=np.int64)
 
 

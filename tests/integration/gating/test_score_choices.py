@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -35,12 +35,21 @@ def encoder() -> CountingEncoder:
     return CountingEncoder(resolve_model(MINILM))
 
 
-async def teach(history: RedisHistory) -> None:
-    """uids 0 to 5 share a coldkey and are the best; 6 and 7 are nearly as good; 7 takes 8 s; the others are poor."""
-    neurons = tuple(
-        Neuron(uid=u, hotkey=hotkey(u), coldkey="one" if u < 6 else f"c{u}", ip=f"10.0.{u}.1", port=80)
-        for u in range(MINERS)
-    )
+def one_coldkey(uid: int) -> Neuron:
+    """uids 0 to 5 belong to one coldkey, and stand in networks of their own."""
+    owner = "one" if uid < 6 else f"c{uid}"
+    return Neuron(uid=uid, hotkey=hotkey(uid), coldkey=owner, ip=f"10.0.{uid}.1", port=80)
+
+
+def one_network(uid: int) -> Neuron:
+    """uids 0 to 5 stand in one /24, and have coldkeys of their own; the others' addresses differ in the third byte."""
+    place = f"10.9.9.{uid + 1}" if uid < 6 else f"10.9.{uid}.1"
+    return Neuron(uid=uid, hotkey=hotkey(uid), coldkey=f"c{uid}", ip=place, port=80)
+
+
+async def teach(history: RedisHistory, neuron: Callable[[int], Neuron] = one_coldkey) -> None:
+    """uids 0 to 5 are siblings and the best; 6 and 7 are nearly as good; 7 takes 8 s; the others are poor."""
+    neurons = tuple(neuron(uid) for uid in range(MINERS))
     await publish(history, Metagraph(netuid=1, block=1, time_ms=1, neurons=neurons))
     rng = np.random.default_rng(0)
     worth = np.array([0.9] * 6 + [0.8] * 2 + [0.1] * 4)
@@ -62,15 +71,31 @@ async def teach(history: RedisHistory) -> None:
         await history.append(event, None, [hotkey(u) for u in range(MINERS)])
 
 
-async def test_siblings_deadlines_and_auto(
+@pytest.mark.parametrize("neuron", [one_coldkey, one_network])
+async def test_siblings_are_never_all_asked_at_once(
+    encoder: CountingEncoder, redis_history: RedisHistory, redis_url: str, neuron: Callable[[int], Neuron]
+) -> None:
+    await teach(redis_history, neuron)
+    async with gating(encoder, redis_url) as client:
+        await learnt(client, STEPS)
+        expected = (await post(client, text="user: Question?"))["scores"]
+        assert min(expected[:6]) > max(expected[6:])  # so nothing but the rule keeps them out
+        asked: dict[int | str, list[int]] = {}
+        for k in (2, 3, 6, "auto"):
+            asked[k] = (await post(client, text="user: Question?", k=k))["chosen"]
+            assert asked[k][0] < 6
+        siblings = {k: len([uid for uid in chosen if uid < 6]) for k, chosen in asked.items()}
+        assert (siblings[2], siblings[3], siblings[6]) == (1, 1, 2)  # a third of the places, at least one
+        assert siblings["auto"] <= 2
+        assert set(asked[6]) > {6, 7}
+
+
+async def test_deadlines_and_auto(
     encoder: CountingEncoder, redis_history: RedisHistory, redis_url: str
 ) -> None:
     await teach(redis_history)
     async with gating(encoder, redis_url, "--gating.k_max=5") as client:
         await learnt(client, STEPS)
-        six = (await post(client, text="user: Question?", k=6))["chosen"]
-        assert len([uid for uid in six if uid < 6]) == 2  # a third of the places, while there are others
-        assert {6, 7} <= set(six)
         alone = (await post(client, text="user: Question?", k=4, uids=[0, 1, 2, 3]))["chosen"]
         assert sorted(alone) == [0, 1, 2, 3]
         patient = await post(client, text="user: Question?", k=3, uids=[6, 7, 8, 9], deadline_s=60)

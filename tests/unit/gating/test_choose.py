@@ -90,6 +90,28 @@ def test_siblings_are_not_all_asked_while_there_are_others() -> None:
     assert (coldkey[taught.indices] == 0).sum() == 2
 
 
+def test_auto_stops_before_siblings_in_excess() -> None:
+    coldkey = np.array([0] * 10 + list(range(1, 5)))
+    for candidates, others in ((np.arange(14), 4), (np.arange(12), 2)):
+        for explore in (0.0, 0.4):
+            pick = choose(
+                np.r_[np.full(10, 1.0), np.zeros(4)],
+                np.ones(14),
+                candidates,
+                "auto",
+                rng=np.random.default_rng(0),
+                explore=explore,
+                groups=[coldkey],
+                noise=5.0,
+            )
+            assert (coldkey[pick.indices] == 0).sum() == 2
+            assert len(pick) == 2 + others
+    everyone = choose(
+        np.zeros(10), np.ones(10), np.arange(10), "auto", rng=np.random.default_rng(0), groups=[coldkey]
+    )
+    assert len(everyone) > 5  # all are siblings: that tells nobody apart
+
+
 def test_half_of_a_training_sample_is_uniform() -> None:
     rng = np.random.default_rng(2)
     counts = np.zeros(40)
