@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import time
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import bittensor as bt
 import structlog
 
-from coremesh.errors import ChainUnavailable, CoremeshError
+from coremesh.errors import ChainUnavailable
+from coremesh.wire.axon import Endpoint, NotPublished, NotRegistered, ensure, neurons, refusals
 from coremesh.wire.keys import KeyPair
 from miner.gate import Stakes
 
@@ -24,30 +23,6 @@ CALL_TIMEOUT_S = 30.0
 CLOSE_TIMEOUT_S = 2.0
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
-
-
-class NotRegistered(CoremeshError):
-    """This hotkey has no uid on the subnet."""
-
-    code = "not_registered"
-    default_remedy = "Register it: btcli subnets register."
-
-
-class NotPublished(CoremeshError):
-    """The chain does not take our axon."""
-
-    code = "not_published"
-    default_remedy = (
-        "Check --external-ip and --external-port; validators must be able to reach what they name."
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where validators reach this miner."""
-
-    ip: str
-    port: int
 
 
 class MinerChain:
@@ -77,22 +52,18 @@ class MinerChain:
         pause = FIRST_PAUSE_S
         while True:
             try:
-                async with asyncio.timeout(max(0.1, deadline - time.monotonic())):
-                    await self._publish_once(endpoint)
+                with refusals(self._network, endpoint):
+                    async with asyncio.timeout(
+                        min(2 * CALL_TIMEOUT_S, max(0.1, deadline - time.monotonic()))
+                    ):
+                        await self._publish_once(endpoint)
                 return
             except NotRegistered:
                 raise
-            except (OSError, TimeoutError, bt.RpcConnectionError) as error:
-                problem: CoremeshError = ChainUnavailable(f"the chain at {self._network} does not answer")
-                reason = type(error).__name__
-            except bt.BittensorError as error:
-                reason = str(error)
-                problem = NotPublished(
-                    f"the chain does not take the axon {endpoint.ip}:{endpoint.port}: {error}"
-                )
-            if time.monotonic() + pause > deadline:
-                raise problem
-            log.warning("axon not published yet", reason=reason, retry_in_s=pause)
+            except (ChainUnavailable, NotPublished) as problem:
+                if time.monotonic() + pause > deadline:
+                    raise
+                log.warning("axon not published yet", reason=problem.message, retry_in_s=pause)
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
@@ -111,31 +82,17 @@ class MinerChain:
                 await asyncio.sleep(every_s)
 
     async def _publish_once(self, endpoint: Endpoint) -> None:
-        wanted = (int(ipaddress.ip_address(endpoint.ip)), endpoint.port)
-        async with asyncio.timeout(2 * CALL_TIMEOUT_S):
-            client = await self._connected()
-            if await self._served(client) == wanted:
-                return
-            intent = bt.ServeAxon(netuid=self._netuid, ip=endpoint.ip, port=endpoint.port)
-            result = await client.execute(intent, cast(Any, self._keypair))
-            result.raise_for_failure()
-            if await self._served(client) != wanted:
-                raise bt.ChainError("it was included, but the chain does not show it")
-        log.info("axon published", ip=endpoint.ip, port=endpoint.port, netuid=self._netuid)
-
-    async def _served(self, client: bt.Client) -> tuple[int, int]:
-        """Our axon as the chain shows it: (ip as a number, port); zeros for none."""
-        own = self._keypair.ss58_address
-        for neuron in await self._neurons(client):
-            if neuron.hotkey == own:
-                axon = neuron.raw["axon_info"]
-                return int(axon["ip"]), int(axon["port"])
-        raise NotRegistered(f"the hotkey {own} is not registered on subnet {self._netuid}")
+        client = await self._connected()
+        written = await ensure(
+            client, self._netuid, self._keypair, endpoint, read=lambda: self._neurons(client)
+        )
+        if written:
+            log.info("axon published", ip=endpoint.ip, port=endpoint.port, netuid=self._netuid)
 
     async def _neurons(self, client: bt.Client) -> list[Any]:
-        neurons = await client.read("neurons", netuid=self._netuid, lite=True)
-        self._stakes.by_hotkey = {neuron.hotkey: neuron.total_stake.rao / RAO for neuron in neurons}
-        return neurons
+        found = await neurons(client, self._netuid)
+        self._stakes.by_hotkey = {neuron.hotkey: neuron.total_stake.rao / RAO for neuron in found}
+        return found
 
     async def _connected(self) -> bt.Client:
         """The one client of this process; it reconnects by itself once it has been connected."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from coremesh.errors import BadSetting
+from coremesh.wire.axon import Endpoint
 from coremesh.wire.keys import is_address
-from miner.chain import Endpoint
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any, cast
@@ -17,12 +17,25 @@ from coremesh.wire.keys import KeyPair
 
 CLOSE_TIMEOUT_S = 2.0
 
+Stored = tuple[int, int]
+"""An axon as the chain stores it: the address as a number, and the port."""
+
 
 class NotPublished(CoremeshError):
     """The chain answers, but does not take the axon."""
 
     code = "axon_not_published"
-    default_remedy = "Check the axon's address and that this hotkey is registered on the subnet."
+    default_remedy = (
+        "Check the axon's address and port, which others must be able to reach, and that this hotkey is registered "
+        "on the subnet."
+    )
+
+
+class NotRegistered(NotPublished):
+    """The hotkey has no uid on the subnet: trying again is of no use."""
+
+    code = "not_registered"
+    default_remedy = "Register it: btcli subnets register."
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +46,71 @@ class Endpoint:
     port: int
 
     @property
-    def stored(self) -> tuple[int, int]:
-        """As the chain stores it: (the address as a number, port)."""
+    def stored(self) -> Stored:
+        """As the chain stores it."""
         return int(ip_address(self.ip)), self.port
 
 
-async def served(client: Any, netuid: int, hotkey: str) -> tuple[int, int] | None:
-    """A hotkey's axon as the chain shows it, zeros for none; None when the hotkey has no uid. Has no deadline."""
-    for neuron in await client.read("neurons", netuid=netuid, lite=True):
-        if neuron.hotkey == hotkey:
-            axon = neuron.raw["axon_info"]
-            return int(axon["ip"]), int(axon["port"])
-    return None
+async def neurons(client: Any, netuid: int) -> list[Any]:
+    """The subnet's neurons as the SDK gives them. Has no deadline."""
+    return await client.read("neurons", netuid=netuid, lite=True)
+
+
+def axons(found: Sequence[Any]) -> dict[str, Stored]:
+    """The axon of each hotkey among ``neurons``, zeros for none."""
+    return {
+        neuron.hotkey: (int(neuron.raw["axon_info"]["ip"]), int(neuron.raw["axon_info"]["port"]))
+        for neuron in found
+    }
+
+
+async def serve(client: Any, netuid: int, keypair: KeyPair, endpoint: Endpoint) -> None:
+    """Write ``endpoint`` as the axon of ``keypair``, once. Has no deadline; raises what the SDK raises."""
+    version = ip_address(endpoint.ip).version
+    intent = bt.ServeAxon(netuid=netuid, ip=endpoint.ip, port=endpoint.port, protocol=version)
+    result = await client.execute(intent, keypair)
+    result.raise_for_failure()
+
+
+async def ensure(
+    client: Any,
+    netuid: int,
+    keypair: KeyPair,
+    endpoint: Endpoint,
+    *,
+    read: Callable[[], Awaitable[list[Any]]] | None = None,
+) -> bool:
+    """Write ``endpoint`` unless the chain shows it already; whether it had to be written. Has no deadline.
+
+    Returns when a read of the chain shows it; ``read`` stands in for ``neurons``. Raises NotRegistered, NotPublished,
+    and what the SDK raises: see ``refusals``.
+    """
+
+    async def shown() -> Stored:
+        found = axons(await (read() if read is not None else neurons(client, netuid)))
+        if keypair.ss58_address not in found:
+            raise NotRegistered(f"the hotkey {keypair.ss58_address} is not registered on subnet {netuid}")
+        return found[keypair.ss58_address]
+
+    if await shown() == endpoint.stored:
+        return False
+    await serve(client, netuid, keypair, endpoint)
+    if await shown() != endpoint.stored:
+        raise NotPublished("the axon was included, but the chain does not show it")
+    return True
+
+
+@contextmanager
+def refusals(network: str, endpoint: Endpoint) -> Generator[None]:
+    """Raise ChainUnavailable where the SDK says that the chain does not answer, NotPublished where it refuses."""
+    try:
+        yield
+    except (OSError, TimeoutError, bt.RpcConnectionError) as error:
+        raise ChainUnavailable(f"the chain at {network} does not answer") from error
+    except bt.BittensorError as error:
+        raise NotPublished(
+            f"the chain does not take the axon {endpoint.ip}:{endpoint.port}: {error}"
+        ) from error
 
 
 async def publish(
@@ -56,35 +122,13 @@ async def publish(
     *,
     deadline_s: float,
 ) -> bool:
-    """Publish ``endpoint`` unless the chain shows it already; whether it had to be written.
-
-    One attempt, over a connection of its own. Returns when a read of the chain shows it. Raises ChainUnavailable when
-    the chain does not answer, NotPublished when it does and refuses.
-    """
+    """``ensure``, once, over a connection of its own. Raises ChainUnavailable, NotPublished."""
     client = cast(Any, bt.Client(network, fallback_endpoints=list(fallbacks) or None))
     try:
-        async with asyncio.timeout(deadline_s):
-            await client.connect()
-            found = await served(client, netuid, keypair.ss58_address)
-            if found == endpoint.stored:
-                return False
-            if found is None:
-                raise NotPublished(f"the hotkey {keypair.ss58_address} has no uid on subnet {netuid}")
-            version = ip_address(endpoint.ip).version
-            intent = bt.ServeAxon(netuid=netuid, ip=endpoint.ip, port=endpoint.port, protocol=version)
-            result = await client.execute(intent, keypair)
-            result.raise_for_failure()
-            if await served(client, netuid, keypair.ss58_address) != endpoint.stored:
-                raise NotPublished("the axon was included, but the chain does not show it")
-            return True
-    except (OSError, TimeoutError, bt.RpcConnectionError) as error:
-        raise ChainUnavailable(
-            f"the chain at {network} did not take the axon ({type(error).__name__})"
-        ) from error
-    except bt.BittensorError as error:
-        raise NotPublished(
-            f"the chain does not take the axon {endpoint.ip}:{endpoint.port}: {error}"
-        ) from error
+        with refusals(network, endpoint):
+            async with asyncio.timeout(deadline_s):
+                await client.connect()
+                return await ensure(client, netuid, keypair, endpoint)
     finally:
         with suppress(OSError, TimeoutError, bt.BittensorError):
             await asyncio.wait_for(client.close(), CLOSE_TIMEOUT_S)

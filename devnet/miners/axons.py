@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
 
 import bittensor as bt
 
 from coremesh.errors import ChainUnavailable, CoremeshError
+from coremesh.wire.axon import Endpoint, NotPublished, neurons, serve
+from coremesh.wire.axon import axons as shown_axons
 from coremesh.wire.keys import KeyPair
 
 CALL_TIMEOUT_S = 15.0
 """For one chain call; an extrinsic waits for its block."""
 PAUSE_S = 0.5
 AT_ONCE = 6
-
-
-class NotPublished(CoremeshError):
-    """The chain answers, but does not take an axon."""
-
-    code = "not_published"
-    default_remedy = (
-        "Check that these hotkeys are registered on the subnet: the chain does that at its start."
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +29,9 @@ class Axon:
     port: int
 
     @property
-    def endpoint(self) -> tuple[int, int]:
-        """The address as the chain stores it: (ip as a number, port)."""
-        return int(ipaddress.ip_address(self.host)), self.port
+    def endpoint(self) -> Endpoint:
+        """The same for others."""
+        return Endpoint(self.host, self.port)
 
 
 async def publish(network: str, netuid: int, axons: Sequence[Axon], *, deadline_s: float) -> int:
@@ -71,12 +62,8 @@ async def publish(network: str, netuid: int, axons: Sequence[Axon], *, deadline_
 
 async def _missing(client: bt.Client, netuid: int, axons: Sequence[Axon]) -> list[Axon]:
     async with asyncio.timeout(CALL_TIMEOUT_S):
-        neurons = await client.read("neurons", netuid=netuid, lite=True)
-    served = {
-        neuron.hotkey: (int(neuron.raw["axon_info"]["ip"]), int(neuron.raw["axon_info"]["port"]))
-        for neuron in neurons
-    }
-    return [axon for axon in axons if served.get(axon.keypair.ss58_address) != axon.endpoint]
+        shown = shown_axons(await neurons(client, netuid))
+    return [axon for axon in axons if shown.get(axon.keypair.ss58_address) != axon.endpoint.stored]
 
 
 async def _serve(
@@ -86,12 +73,10 @@ async def _serve(
     gate = asyncio.Semaphore(AT_ONCE)
 
     async def one(axon: Axon) -> NotPublished | None:
-        intent = bt.ServeAxon(netuid=netuid, ip=axon.host, port=axon.port)
         async with gate:
             try:
                 async with asyncio.timeout(CALL_TIMEOUT_S):
-                    result = await client.execute(intent, cast(Any, axon.keypair))
-                result.raise_for_failure()
+                    await serve(client, netuid, axon.keypair, axon.endpoint)
             except bt.RpcConnectionError:
                 raise
             except (bt.BittensorError, TimeoutError) as error:

@@ -63,7 +63,7 @@ async def test_an_axon_is_written_once(chain: RunningChain, validator: KeyPair) 
     assert await publish(validator, here)
     assert await on_chain(chain, str(validator.ss58_address)) == here.stored
     assert not await publish(validator, here)
-    with pytest.raises(NotPublished, match="has no uid on subnet 1"):
+    with pytest.raises(NotPublished, match="is not registered on subnet 1"):
         await publish(keypair_from_uri("//Nobody"), here)
     chain.stop()
     with pytest.raises(ChainUnavailable):

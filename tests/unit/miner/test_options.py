@@ -5,7 +5,7 @@ import re
 import pytest
 
 from coremesh.errors import BadSetting
-from miner.chain import Endpoint
+from coremesh.wire.axon import Endpoint
 from miner.options import parse
 
 OPENAI = ["--backend", "openai", "--base-url", "http://127.0.0.1:8000/v1", "--model", "m"]
