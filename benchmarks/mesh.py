@@ -6,7 +6,7 @@ The files of this checkout are copied to a place of their own, installed there (
 - ``mesh.overhead_p50_ms.c10``, ``_p99_``: of 10 users who ask ``/inference`` and read all completions, what each
   waited beyond the slowest awaited miner (its latency from its own send) and the models (gating, filter and
   reward, as the querier timed them). Training is slowed down, so that users are what is measured.
-  What a hop to another service takes counts as the model's there; ``mesh.hop_ms.c10`` is the mean of it in a request.
+  What a hop to another service takes counts as the model's.
 - ``mesh.cpu_ms.<process>``: CPU that each process spent for one of these answers, whatever else the machine did.
   ``users`` is this benchmark itself. ``mesh.processes``: how many they are, on ``baseline`` cores.
 - ``mesh.rps_vs_litellm``: answers a second for 10 users, each from one miner chosen by gating without rewards, over
@@ -39,7 +39,7 @@ import httpx
 import numpy as np
 
 from benchmarks import mesh_litellm
-from benchmarks.mesh_load import Load, inference, lag_buckets, load, quantile_of, spent_s
+from benchmarks.mesh_load import Load, inference, lag_buckets, load, quantile_of
 from benchmarks.mesh_processes import cpu_s, processes
 from services.querier.prompts import load_questions
 
@@ -154,14 +154,11 @@ async def measure_overhead(client: httpx.AsyncClient, port: int, supervisor: int
         name: f"http://127.0.0.1:{port + i}"
         for i, name in enumerate(("querier", "gating", "reward", "weights", "trainer"))
     }
-    models = ((services["gating"], "/score"), (services["reward"], "/reward"))
     pids = {**processes(supervisor), os.getpid(): "users"}
     before = {name: await lag_buckets(client, url) for name, url in services.items()}
-    model_before = sum([await spent_s(client, *model) for model in models])
     cpu_before = cpu_s(pids)
     done = await load(ask, users=USERS, seconds=LOAD_S)
     cpu_after = cpu_s(pids)
-    model_after = sum([await spent_s(client, *model) for model in models])
     after = {name: await lag_buckets(client, url) for name, url in services.items()}
     overheads = np.array([one.overhead_s for one in done.served]) * 1000
     if not overheads.size:
@@ -175,8 +172,6 @@ async def measure_overhead(client: httpx.AsyncClient, port: int, supervisor: int
     emit("overhead_p99_ms.c10", float(np.percentile(overheads, 99)), "ms", None, None)
     emit("loop_lag_p99_ms", max(v for v in lags.values() if math.isfinite(v)), "ms", None, None)
     asked = len(done.served)
-    hops_s = sum(one.body["timings"][name] for one in done.served for name in ("gating", "reward"))
-    emit("hop_ms.c10", (hops_s - (model_after - model_before)) / asked * 1000, "ms", None, None)
     emit("processes", len(pids), "processes", os.cpu_count(), None)
     for name, spent in sorted(cpu_after.items()):
         emit(f"cpu_ms.{name}", (spent - cpu_before.get(name, 0.0)) / asked * 1000, "ms", None, None)

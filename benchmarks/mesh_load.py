@@ -97,15 +97,6 @@ async def lag_buckets(client: httpx.AsyncClient, url: str) -> dict[float, float]
     return {float(bound): float(count) for bound, count in _LAG.findall(text)}
 
 
-async def spent_s(client: httpx.AsyncClient, url: str, route: str) -> float:
-    """Seconds that a service has spent on the requests of one route, from request to answer."""
-    text = (await client.get(f"{url}/metrics")).text
-    found = re.search(
-        rf'^coremesh_http_request_seconds_sum\{{route="{re.escape(route)}"\}} (\S+)$', text, re.MULTILINE
-    )
-    return float(found[1]) if found else 0.0
-
-
 def quantile_of(before: dict[float, float], after: dict[float, float], share: float) -> float:
     """A quantile of what was observed in between, by linear interpolation within its bucket; NaN for nothing."""
     total = after.get(float("inf"), 0.0) - before.get(float("inf"), 0.0)
