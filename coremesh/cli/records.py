@@ -35,12 +35,17 @@ def register(app: typer.Typer, become: Callable[[str, list[str]], None]) -> None
         offline: Annotated[
             bool, typer.Option("--offline", help="from Redis and the wallet, without the weights service")
         ] = False,
+        from_parquet: Annotated[
+            str | None,
+            typer.Option("--from-parquet", help="offline, with this archive: DIR or s3://BUCKET/PREFIX"),
+        ] = None,
         config: Config = None,
         as_json: AsJson = False,
     ) -> None:
         """How a miner's score came about: its events, rewards, softmax shares, resets."""
-        if offline:
+        if offline or from_parquet:
             words = [str(uid), f"--events={events}", *["--sign"] * sign, *["--json"] * as_json]
+            words += [f"--from-parquet={from_parquet}"] * bool(from_parquet)
             become(MODULE, ["explain", *_with_config(words, config)])
         with Client(config_path(config)) as client:
             ask_and_show(client, uid, events, sign=sign, as_json=as_json)

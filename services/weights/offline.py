@@ -6,18 +6,15 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Sequence
-from datetime import timedelta
 
 from coremesh.cli import show
 from coremesh.cli.explain import explanation
 from coremesh.contracts import Explanation, SignedExplanation
-from coremesh.errors import BadSetting, BadWallet, CoremeshError, Unavailable
+from coremesh.errors import BadSetting, BadWallet, CoremeshError, HistoryUnavailable, Unavailable
 from coremesh.history import History
-from coremesh.history.redis import RedisHistory
 from coremesh.settings import (
     ALL_SECTIONS,
     ChainSettings,
-    RedisSettings,
     WalletSettings,
     WeightsSettings,
     load,
@@ -33,6 +30,7 @@ from services.weights.recipe import recipe
 from services.weights.recorded import Recorded
 from services.weights.rules import rule_of_format
 from services.weights.scores import ScoreState
+from services.weights.sources import SECTIONS, open_source
 
 DONE, FAILED, BAD_SETTING = 0, 1, 2
 
@@ -77,24 +75,23 @@ def main(argv: Sequence[str]) -> int:
 
 
 async def _run(given: argparse.Namespace, words: list[str]) -> SignedExplanation:
-    settings = load(
-        [RedisSettings, ChainSettings, WalletSettings, WeightsSettings], words, known=ALL_SECTIONS
-    )
-    redis, netuid, wallet = settings[RedisSettings], settings[ChainSettings].netuid, settings[WalletSettings]
+    settings = load([*SECTIONS, WalletSettings, WeightsSettings], words, known=ALL_SECTIONS)
+    wallet = settings[WalletSettings]
     keypair = load_keypair(wallet.path.expanduser(), wallet.name, wallet.hotkey) if given.sign else None
-    store = RedisHistory(redis.address, netuid, timeout=timedelta(seconds=redis.timeout_s))
-    try:
+    async with open_source(settings, given.from_parquet) as source:
+        if source.store is None:
+            raise HistoryUnavailable(
+                "the scores to explain are in Redis, which knows nothing of this archive"
+            )
         found = await explain_checkpoint(
-            store,
-            store,
+            source.history,
+            source.store,
             given.uid,
             given.events,
-            netuid=netuid,
+            netuid=settings[ChainSettings].netuid,
             no_history=settings[WeightsSettings].no_history,
             validator=keypair.ss58_address if keypair else "",
         )
-    finally:
-        await store.close()
     return sign(found, keypair) if keypair else SignedExplanation(explanation=found)
 
 
@@ -104,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--events", type=_bounded, default=50)
     parser.add_argument("--sign", action="store_true")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--from-parquet")
     return parser
 
 

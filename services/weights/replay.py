@@ -2,37 +2,44 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import timedelta
 
 from rich.console import Console
 from rich.table import Table
 
 from coremesh.errors import BadSetting, CoremeshError
 from coremesh.events import Event
-from coremesh.history import History, Submission
-from coremesh.history.redis import RedisHistory
-from coremesh.settings import ALL_SECTIONS, ChainSettings, RedisSettings, load
+from coremesh.history import Checkpoint, Submission
+from coremesh.progress import progress
+from coremesh.settings import ALL_SECTIONS, ChainSettings, Settings, load
 from coremesh.types import ORIGIN, StreamId, stream_key
 from services.weights import scores
 from services.weights.fold import NAME
+from services.weights.onchain import OnChain, compare_with_chain
 from services.weights.recipe import recipe_of_text
+from services.weights.recorded import Recorded
 from services.weights.rules import Rule, rule_of_format
 from services.weights.scores import ScoreState
+from services.weights.sources import SECTIONS, open_source
 
 EQUAL, DIFFERENT, BAD_SETTING, NOT_PROVABLE = 0, 1, 2, 3
 PAGE = 1000
 MOST_SUBMISSIONS = 20_000
-HELP = """usage: coremesh replay [--json] [--redis.url URL] [--chain.netuid N] [--config FILE]
+HELP = """usage: coremesh replay [--json] [--from-parquet DIR|s3://BUCKET/PREFIX] [--chain] [--redis.url URL]
+                       [--chain.netuid N] [--config FILE]
 
 Folds the event history from its start, and compares the scores with the checkpoint that the weights service
 holds, and the weights with every recorded submission, bit for bit.
 
-exit code: 0 all equal, 1 something differs, 2 a bad setting, 3 the start of the history was trimmed away"""
+--from-parquet folds an archive, and after its end what Redis has; without Redis the archive alone, with its own
+submissions. --chain reads what the chain holds of the validator and compares it with the newest submission that landed.
+
+exit code: 0 all equal, 1 something differs, 2 a bad setting, 3 the start of the history is not there"""
 
 
 @dataclass(slots=True)
@@ -69,6 +76,9 @@ class Report:
     format: str = ""
     differences: list[Difference] = field(default_factory=list[Difference])
     submissions: list[Compared] = field(default_factory=list[Compared])
+    source: str = "redis"
+    """Where the events came from."""
+    chain: OnChain | None = None
 
     @property
     def exit_code(self) -> int:
@@ -76,9 +86,12 @@ class Report:
         return NOT_PROVABLE if not self.provable else EQUAL if self.equal else DIFFERENT
 
 
-async def replay(history: History) -> Report:
-    """Replay ``history``. Raises HistoryUnavailable."""
-    checkpoint = await history.load(NAME)
+async def replay(history: Recorded, *, alone: bool = False) -> Report:
+    """Replay ``history``; ``alone``: an archive without its store, so that submissions alone can be compared.
+
+    Raises HistoryUnavailable.
+    """
+    checkpoint = None if alone else await history.load(NAME)
     records: dict[str, Submission] = {}
     for entry in await history.submissions(MOST_SUBMISSIONS):
         records.setdefault(entry.submission.id, entry.submission)
@@ -89,47 +102,77 @@ async def replay(history: History) -> Report:
             equal=False,
             note=f"events up to {trimmed} were trimmed away: scores cannot be proven from the start",
         )
-    if checkpoint is None:
+    if checkpoint is None and not alone:
         length = await history.length()
         note = "nothing was folded yet" if length else "the history is empty"
         return Report(provable=True, equal=length == 0, note=note)
-    _, _, rule_text = checkpoint.format.partition(f"{scores.LAYOUT}:")
-    try:
-        rule = rule_of_format(rule_text)
-    except ValueError as error:
-        return Report(provable=False, equal=False, note=f"the checkpoint was made another way: {error}")
-    tracks = {rule.format: _Track(rule)}
-    open_, compared = _plan(list(records.values()), tracks, checkpoint.last_id)
+    tracks: dict[str, _Track] = {}
+    rule: Rule | None = None
+    if checkpoint is not None:
+        try:
+            rule = rule_of_format(checkpoint.format.partition(f"{scores.LAYOUT}:")[2])
+        except ValueError as error:
+            return Report(provable=False, equal=False, note=f"the checkpoint was made another way: {error}")
+        tracks[rule.format] = _Track(rule)
+    until = await history.last_id() if checkpoint is None else checkpoint.last_id
+    if alone:
+        # Archived together with its events, a submission may be a few events ahead of them.
+        records = {i: s for i, s in records.items() if stream_key(s.last_id) <= stream_key(until)}
+    open_, compared = _plan(list(records.values()), tracks, until)
     at, entries = ORIGIN, 0
-    while stream_key(at) < stream_key(checkpoint.last_id):
-        page = await history.read(at, PAGE)
-        page = [entry for entry in page if stream_key(entry.stream_id) <= stream_key(checkpoint.last_id)]
-        if not page:
-            break
-        for entry in page:
+    with progress("replaying", await history.length()) as advance:
+        while stream_key(at) < stream_key(until):
+            page = await history.read(at, PAGE)
+            page = [entry for entry in page if stream_key(entry.stream_id) <= stream_key(until)]
+            if not page:
+                break
+            for entry in page:
+                for track in tracks.values():
+                    track.take(entry.event)
+                for submission in open_.pop(entry.stream_id, ()):
+                    compared.append(_compare(submission, tracks))
             for track in tracks.values():
-                track.take(entry.event)
-            for submission in open_.pop(entry.stream_id, ()):
-                compared.append(_compare(submission, tracks))
-        for track in tracks.values():
-            track.fold()
-        entries += len(page)
-        at = page[-1].stream_id
+                track.fold()
+            entries += len(page)
+            advance(len(page))
+            at = page[-1].stream_id
     for left in open_.values():
         compared += [_compared(s, False, "its place is not in the history") for s in left]
-    held, state = scores.load(checkpoint.state), tracks[rule.format].state
-    same = scores.dump(state) == checkpoint.state
     compared.sort(key=lambda c: (stream_key(c.last_id), c.block))
+    return _report(checkpoint, rule, tracks, compared, entries, until)
+
+
+def _report(
+    checkpoint: Checkpoint | None,
+    rule: Rule | None,
+    tracks: dict[str, _Track],
+    compared: list[Compared],
+    entries: int,
+    until: StreamId,
+) -> Report:
+    differences: list[Difference] = []
+    same, format_ = True, ""
+    if checkpoint is not None and rule is not None:
+        state = tracks[rule.format].state
+        same, format_ = scores.dump(state) == checkpoint.state, checkpoint.format
+        differences = [] if same else _differences(scores.load(checkpoint.state), state)
     all_equal = same and all(c.equal for c in compared)
+    note = "every bit is equal" if all_equal else "the replay differs from what is held"
+    if checkpoint is None:
+        note = (
+            f"every bit of {len(compared)} submissions is equal; there are no held scores to compare with"
+            if all_equal
+            else "the replay differs from what was submitted"
+        )
     return Report(
         provable=True,
         equal=all_equal,
-        note="every bit is equal" if all_equal else "the replay differs from what is held",
-        events=state.events,
+        note=note,
+        events=next((track.state.events for track in tracks.values()), 0),
         entries=entries,
-        last_id=checkpoint.last_id,
-        format=checkpoint.format,
-        differences=[] if same else _differences(held, state),
+        last_id=until,
+        format=format_,
+        differences=differences,
         submissions=compared,
     )
 
@@ -205,6 +248,10 @@ def show(report: Report, console: Console) -> None:
         f"{report.events} scored events in {report.entries} entries up to {report.last_id} ({report.format})",
         highlight=False,
     )
+    console.print(f"read from {report.source}", highlight=False)
+    if report.chain is not None:
+        verdict = "equal" if report.chain.equal else "NOT EQUAL"
+        console.print(f"chain at block {report.chain.block}: {verdict}, {report.chain.note}", highlight=False)
     if report.differences:
         table = Table("uid", "held", "replayed", title="scores that differ")
         for d in report.differences:
@@ -219,28 +266,36 @@ def show(report: Report, console: Console) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """The command. Gives the exit code."""
-    words = list(argv)
-    if "--help" in words:
+    if "--help" in argv:
         print(HELP)
         return EQUAL
-    as_json = "--json" in words
-    words = [word for word in words if word != "--json"]
     try:
-        settings = load([RedisSettings, ChainSettings], words, known=ALL_SECTIONS)
-        report = asyncio.run(_run(settings[RedisSettings], settings[ChainSettings].netuid))
+        given, words = _parser().parse_known_args(list(argv))
+        settings = load(SECTIONS, words, known=ALL_SECTIONS)
+        report = asyncio.run(_run(settings, given.from_parquet, chain=given.chain))
     except CoremeshError as error:
         print(f"replay: {error.message}. {error.remedy}", file=sys.stderr)
         return BAD_SETTING if isinstance(error, BadSetting) else DIFFERENT
-    if as_json:
+    if given.json:
         print(json.dumps(asdict(report)))
     else:
         show(report, Console())
     return report.exit_code
 
 
-async def _run(redis: RedisSettings, netuid: int) -> Report:
-    history = RedisHistory(redis.address, netuid, timeout=timedelta(seconds=redis.timeout_s))
-    try:
-        return await replay(history)
-    finally:
-        await history.close()
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--from-parquet")
+    parser.add_argument("--chain", action="store_true")
+    return parser
+
+
+async def _run(settings: Settings, parquet: str | None, *, chain: bool) -> Report:
+    async with open_source(settings, parquet) as source:
+        report = await replay(source.history, alone=source.store is None)
+        report.source = source.text
+        if chain:
+            report.chain = await compare_with_chain(source.history, settings[ChainSettings])
+            report.equal = report.equal and report.chain.equal
+        return report
