@@ -34,6 +34,11 @@ def decoder_backend(
     return DecoderBackend(PackedDecoder(decoder, attention), read_at)
 
 
+def packed_body(body: Any, max_tokens: int) -> PackedDecoder:
+    """A packed decoder for its states alone; raises `Unsupported`."""
+    return decoder_backend(body, torch.nn.Identity(), lambda ids: len(ids) - 1, max_tokens).model
+
+
 def encoder_model(body: Any, *, first_only: bool, separator: int | None = None) -> PackedBert:
     """A packed BERT, RoBERTa or DeBERTa; raises `Unsupported`."""
     on_cpu = body.device.type == "cpu"
@@ -87,13 +92,17 @@ def probe_groups(vocabulary: int, max_tokens: int) -> list[list[list[int]]]:
 def classifier_parts(model: Any) -> tuple[Any, Callable[[torch.Tensor], torch.Tensor]]:
     """The body of a transformers sequence classifier, and its head from the states `[n, hidden]` that are read."""
     kind = model.config.model_type
-    if kind == "bert":
+    # The head must not hold on to the body, whose weights the packed form has in its own way.
+    head = getattr(model, "classifier", None)
+    if kind == "bert" and head is not None:
         # BERT's pooler belongs to its body.
-        return model.bert, lambda x: model.classifier(model.bert.pooler(x[:, None]))
-    if kind == "deberta-v2":
-        return model.deberta, lambda x: model.classifier(model.pooler(x[:, None]))
-    if kind in {"roberta", "xlm-roberta", "camembert"}:
-        return model.roberta, lambda x: model.classifier(x[:, None])
+        pooler = model.bert.pooler
+        return model.bert, lambda x: head(pooler(x[:, None]))
+    if kind == "deberta-v2" and head is not None:
+        pooler = model.pooler
+        return model.deberta, lambda x: head(pooler(x[:, None]))
+    if kind in {"roberta", "xlm-roberta", "camembert"} and head is not None:
+        return model.roberta, lambda x: head(x[:, None])
     if hasattr(model, "score"):
         return getattr(model, model.base_model_prefix, None) or model.model, model.score
     raise Unsupported(f"{kind} has no packed forward")

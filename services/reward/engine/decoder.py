@@ -97,14 +97,17 @@ class PackedDecoder:
 
     @torch.inference_mode()
     def forward(
-        self, chunk: Chunk, carried: list[KeyValue] | None
+        self, chunk: Chunk, carried: list[KeyValue] | None, rows: list[int] | None = None
     ) -> tuple[torch.Tensor, list[KeyValue] | None]:
-        """The head's output `[sequences, labels]` of a chunk, and what its open prefix leaves for the next."""
+        """The head's output `[sequences, labels]` of a chunk, and what its open prefix leaves for the next.
+
+        With `rows`, the final states `[rows, hidden]` there instead.
+        """
         model = self.decoder
         device = model.embedding.device
         ids = torch.tensor(chunk.ids, device=device)
         positions = torch.tensor(chunk.positions, device=device)
-        read = torch.tensor(chunk.read, device=device, dtype=torch.long)
+        read = torch.tensor(chunk.read if rows is None else rows, device=device, dtype=torch.long)
         rotation = model.rotation[positions].unsqueeze(1)
         x = functional.embedding(ids, model.embedding)
         # What attention remembers is this call's own: others may run between its layers.
@@ -113,11 +116,12 @@ class PackedDecoder:
         for number, block in enumerate(model.blocks[:-1]):
             x = self._block(number, block, x, rotation, attention)
             give_way()
-        x = self._last(model.blocks[-1], x, rotation, read, attention)
+        x = self._last(model.blocks[-1], x, rotation, read, attention, alone=rows is None)
         kept = attention.end()
-        if not len(chunk.read):
+        if not len(read):
             return x.new_zeros((0, 1)), kept
-        return model.head(model.final(x)), kept
+        states = model.final(x)
+        return model.head(states) if rows is None else states, kept
 
     def _block(
         self, number: int, block: Block, x: torch.Tensor, rotation: torch.Tensor, attention: Attention
@@ -143,7 +147,10 @@ class PackedDecoder:
         rotation: torch.Tensor,
         read: torch.Tensor,
         attention: Attention,
+        *,
+        alone: bool,
     ) -> torch.Tensor:
+        """`[read, hidden]`; `alone`: what is read is the last row of each sequence, and only it asks."""
         shape = self.decoder.shape
         assert block.q is not None
         assert block.kv is not None
@@ -152,12 +159,14 @@ class PackedDecoder:
         kv = block.kv(h)
         k = kv[:, : shape.kv].view(len(x), shape.kv_heads, shape.width)
         v = kv[:, shape.kv :].view(len(x), shape.kv_heads, shape.width)
-        x, h = x[read], h[read]
-        q = block.q(h).view(len(read), shape.heads, shape.width)
+        x, mine = x[read], h[read]
+        asking = mine if alone else h
+        q = block.q(asking).view(len(asking), shape.heads, shape.width)
         if block.q_norm is not None and block.k_norm is not None:
             q, k = block.q_norm(q), block.k_norm(k)
-        q, k = rotate(q, rotation[read], shape.rotary), rotate(k, rotation, shape.rotary)
-        return mix(block, x, h, attention(number, q, k, v, read=True))
+        q = rotate(q, rotation[read] if alone else rotation, shape.rotary)
+        attended = attention(number, q, rotate(k, rotation, shape.rotary), v, read=alone)
+        return mix(block, x, mine, attended if alone else attended[read])
 
 
 def rotate(x: torch.Tensor, rotation: torch.Tensor, width: int) -> torch.Tensor:

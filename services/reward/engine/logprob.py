@@ -12,9 +12,12 @@ import torch
 import transformers
 
 from services.reward.engine.budget import TokenBudget
+from services.reward.engine.build import TOLERANCES, packed_body, probe_groups
+from services.reward.engine.decoder import KeyValue, PackedDecoder
 from services.reward.engine.errors import ModelError
-from services.reward.engine.load import identity_of, open_model, open_tokenizer, read_config, token_limit
-from services.reward.engine.plan import Group, batches_by_length
+from services.reward.engine.families import Unsupported
+from services.reward.engine.load import identity_of, open_directory
+from services.reward.engine.plan import Group, Ids, batches_by_length, chunks
 from services.reward.engine.text import Tokens, well_formed
 from services.reward.engine.turns import give_way, paced
 
@@ -28,11 +31,13 @@ Item = tuple[tuple[int, ...], int]
 
 
 class LogProb:
-    """Mean log-probabilities of completions, in length-sorted batches. One thread at a time.
+    """Mean log-probabilities of completions. One thread at a time.
 
-    `whole_logits` says that the model does more to its logits than its head, so that all of them are computed
-    by transformers; else only those of completions are. `pads` is false for a model that padding changes:
-    then only sequences of the same length share a batch.
+    Packed, with the prompt computed once for its completions, where the engine knows the architecture and gets
+    its numbers; else in length-sorted batches, and `why_fallback` says why. `whole_logits` says that the model
+    does more to its logits than its head, so that all of them are computed by transformers; else only those of
+    completions are. `pads` is false for a model that padding changes: then only sequences of the same length
+    share a batch.
     """
 
     def __init__(
@@ -50,13 +55,17 @@ class LogProb:
         self.budget = budget
         self._model = model
         self._device = device
-        self._logits_at_once = logits_at_once
         self._head = model.get_output_embeddings()
+        self._rows_at_once = max(1, logits_at_once // model.config.get_text_config().vocab_size)
         self._extra = (
             {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
         )
         self.whole_logits = not self._head_is_all()
         self.pads = self._padding_is_harmless()
+        self._packed, self.why_fallback = self._proven()
+        if self._packed is not None:
+            # Its weights are in the packed form.
+            self._model = None
 
     @property
     def tokenizer(self) -> Any:
@@ -79,20 +88,79 @@ class LogProb:
         A token that holds characters of both is the completion's. NaN where a completion has no token that
         anything stands before.
         """
-        items = [self._item(g.prompt, c) for g in groups for c in g.completions]
-        distinct = list(dict.fromkeys(item for item in items if max(1, item[1]) < len(item[0])))
+        families = [[self._item(g.prompt, c) for c in g.completions] for g in groups]
+        items = [item for family in families for item in family]
         found: dict[Item, float] = {}
 
         def work(tokens: int) -> None:
-            left = [item for item in distinct if item not in found]
-            for batch in self._batches(left, paced(tokens)):
+            if self._packed is not None:
+                self._run_packed(self._packed, families, found, tokens)
+                return
+            left = dict.fromkeys(item for item in items if _has_own(item) and item not in found)
+            for batch in self._batches(list(left), paced(tokens)):
                 give_way()
                 found.update(zip(batch, self._run(batch), strict=True))
 
-        if distinct:
+        if any(map(_has_own, items)):
             self.budget.run(work)
         flat = np.array([found.get(item, np.nan) for item in items], dtype=np.float32)
         return np.split(flat, np.cumsum([len(g.completions) for g in groups])[:-1]) if groups else []
+
+    @torch.inference_mode()
+    def _run_packed(
+        self, packed: PackedDecoder, families: Sequence[Sequence[Item]], found: dict[Item, float], tokens: int
+    ) -> None:
+        """What `found` lacks. Each sequence goes without its last token, which nothing is asked about."""
+        seen = set(found)
+        items: list[Item] = []
+        groups: list[list[tuple[int, Ids]]] = []
+        for family in families:
+            fresh = [item for item in dict.fromkeys(family) if _has_own(item) and item not in seen]
+            seen.update(fresh)
+            groups.append([(len(items) + i, item[0][:-1]) for i, item in enumerate(fresh)])
+            items += fresh
+        carried: list[KeyValue] | None = None
+        # What is shared ends before the token that the first of the completion's own is read from.
+        for chunk in chunks(
+            [group for group in groups if group],
+            lambda: paced(tokens),
+            lambda number, ids: max(1, items[number][1]) - 1,
+        ):
+            rows: list[int] = []
+            targets: list[int] = []
+            counts: list[int] = []
+            order = iter(chunk.which)
+            for branch in chunk.branches:
+                for segment in branch.segments:
+                    ids, begin = items[next(order)]
+                    own = ids[max(1, begin) :]
+                    rows += range(segment.stop - len(own), segment.stop)
+                    targets += own
+                    counts.append(len(own))
+            states, carried = packed.forward(chunk, carried, rows)
+            likely = self._log_probabilities(states, torch.tensor(targets, device=states.device))
+            means = [part.mean() for part in likely.split(counts)]
+            found.update(zip([items[n] for n in chunk.which], torch.stack(means).tolist(), strict=True))
+
+    def _proven(self) -> tuple[PackedDecoder | None, str | None]:
+        """The packed form if it gives what transformers gives for a few probes, else why not."""
+        if self.whole_logits:
+            return None, "its logits are more than its head's"
+        try:
+            packed = packed_body(self._model.base_model, self.max_tokens)
+        except Unsupported as error:
+            return None, str(error)
+        probes = probe_groups(self._model.config.get_text_config().vocab_size, self.max_tokens)
+        families = [[(tuple(ids), max(1, 2 * len(ids) // 3)) for ids in group] for group in probes]
+        items = [item for family in families for item in family if _has_own(item)]
+        found: dict[Item, float] = {}
+        self._run_packed(packed, families, found, 1 << 20)
+        absolute, relative = TOLERANCES.get(self._model.dtype, (1e-4, 1e-4))
+        wanted = {item: self._run([item])[0] for item in items}
+        worst = max((abs(found[item] - wanted[item]) for item in items), default=0.0)
+        if not worst <= absolute + relative * max(map(abs, wanted.values()), default=0.0):
+            return None, f"the packed forward of this model differs from transformers' by {worst:.2g}"
+        return packed, None
 
     def _item(self, prompt: str, completion: str) -> Item:
         # Each surrogate becomes one character, so that the place where the completion begins stays.
@@ -135,7 +203,7 @@ class LogProb:
 
     def _log_probabilities(self, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """`[m]` float64 of the target tokens `[m]` after states (or logits) `[m, width]`."""
-        step = max(1, self._logits_at_once // self._model.config.get_text_config().vocab_size)
+        step = self._rows_at_once
         parts: list[torch.Tensor] = []
         for at in range(0, len(states), step):
             rows = states[at : at + step]
@@ -164,6 +232,11 @@ class LogProb:
         return bool(np.abs(together - alone).max() <= PADDING_TOLERANCE)
 
 
+def _has_own(item: Item) -> bool:
+    """Whether the completion has a token that anything stands before."""
+    return max(1, item[1]) < len(item[0])
+
+
 def load_logprob(
     path: Path,
     *,
@@ -174,20 +247,18 @@ def load_logprob(
     logits_at_once: int = LOGITS_AT_ONCE,
 ) -> LogProb:
     """The AutoModelForCausalLM at `path`. Raises `ModelError` for a missing or incompatible one."""
-    path = Path(path)
-    config = read_config(path)
-    model = open_model(path, transformers.AutoModelForCausalLM, device=device, dtype=dtype)
-    tokenizer = open_tokenizer(path)
-    if not tokenizer.is_fast:
+    auto = transformers.AutoModelForCausalLM
+    opened = open_directory(path, auto, device=device, dtype=dtype, max_tokens=max_tokens)
+    if not opened.tokenizer.is_fast:
         raise ModelError(
             "tokenizer_missing",
             f"The tokenizer at {path} does not say where its tokens stand.",
             "Choose a model with a tokenizer.json.",
         )
     return LogProb(
-        model=model,
-        tokens=Tokens(tokenizer, token_limit(config, tokenizer, max_tokens)),
-        identity=identity_of(path),
+        model=opened.model,
+        tokens=Tokens(opened.tokenizer, opened.limit),
+        identity=identity_of(opened.path),
         device=device,
         budget=TokenBudget(token_budget, device),
         logits_at_once=logits_at_once,

@@ -109,16 +109,27 @@ class Chunk:
 SHORTEST_PREFIX = 8
 
 
-def families(groups: Sequence[Sequence[tuple[int, Ids]]]) -> list[tuple[Ids, list[tuple[int, Ids]]]]:
+Own = Callable[[int, Ids], int]
+"""Of a numbered sequence: how many of its first tokens may be shared at most."""
+
+
+def all_but_the_last(number: int, ids: Ids) -> int:
+    """Every sequence keeps the token that is read."""
+    return len(ids) - 1
+
+
+def families(
+    groups: Sequence[Sequence[tuple[int, Ids]]], limit: Own = all_but_the_last
+) -> list[tuple[Ids, list[tuple[int, Ids]]]]:
     """Each group (of numbered sequences) as its common prefix and what each sequence has of its own.
 
-    Every sequence keeps at least one token of its own, the one that is read. Sequences of a group that is
-    not worth sharing have an empty prefix.
+    Every sequence keeps what lies behind its `limit` for its own, at least one token. Sequences of a group that
+    is not worth sharing have an empty prefix.
     """
     found = []
     for group in groups:
         shared = common_prefix([ids for _, ids in group])
-        shared = min(shared, *(len(ids) - 1 for _, ids in group)) if len(group) > 1 else 0
+        shared = min(shared, *(limit(number, ids) for number, ids in group)) if len(group) > 1 else 0
         if shared < SHORTEST_PREFIX:
             shared = 0
         own = sorted(((number, ids[shared:]) for number, ids in group), key=lambda item: -len(item[1]))
@@ -126,14 +137,16 @@ def families(groups: Sequence[Sequence[tuple[int, Ids]]]) -> list[tuple[Ids, lis
     return found
 
 
-def chunks(groups: Sequence[Sequence[tuple[int, Ids]]], most: Callable[[], int]) -> Iterator[Chunk]:
+def chunks(
+    groups: Sequence[Sequence[tuple[int, Ids]]], most: Callable[[], int], limit: Own = all_but_the_last
+) -> Iterator[Chunk]:
     """Chunks of about `most()` packed tokens (more only where one sequence or prefix alone is longer).
 
     `most` is asked anew for each chunk, when the one before is done. A group that does not fit is split between
     sequences; its prefix is computed in the first chunk and carried into the next ones.
     """
     chunk, tokens = Chunk(), most()
-    for prefix, own in families(groups):
+    for prefix, own in families(groups, limit):
         opened = False
         for number, ids in own:
             need = len(ids) + (0 if opened else len(prefix))

@@ -69,6 +69,8 @@ def test_equal_to_plain_transformers(tmp_path: Path, name: str):
     assert len(set(np.round(found[0], 3))) == 4
     assert scorer.whole_logits is (name == "cohere")
     assert scorer.pads
+    packed = name not in ("gpt2", "cohere")
+    assert (scorer.why_fallback is None) is packed
 
 
 def test_a_large_vocabulary_is_read_in_pieces(tmp_path: Path):
