@@ -28,6 +28,7 @@ from services.querier.dashboard.shapes import (
     LeaderRow,
     LearningPoint,
     LearningResponse,
+    MinerEvent,
     MinerPage,
     MinerSample,
     SubmissionList,
@@ -38,6 +39,8 @@ from services.querier.dashboard.window import Samples, Window
 SPARKLINE = 40
 """Rewards in a leaderboard's row."""
 MINER_EVENTS = 15
+LOOKED_AT = 500
+"""Newest events in which a miner is looked for."""
 SHOWN_CHARS = 4_000
 """Characters shown of one text."""
 TOP = 5
@@ -93,7 +96,7 @@ def miner(
         reset_block=standing.reset_block if standing else None,
         statuses=dict(Counter(status_of(code) for code in samples.status.tolist()).most_common()),
         samples=tuple(_samples(samples)),
-        events=tuple(event_row(entry) for entry in _with(digest, follower)),
+        events=tuple(_with(digest, follower)),
         stale=scores.problem or weights.problem,
     )
 
@@ -205,7 +208,7 @@ def learning(follower: HistoryFollower, head: Seen[HeadResponse]) -> LearningRes
     mean = sum(one.mean for one in recent)
     known = head.value
     return LearningResponse(
-        points=tuple(LearningPoint(**point._asdict()) for point in curve(lessons)),
+        points=tuple(LearningPoint(**point._asdict()) for point in curve(lessons, follower.lessons_before)),
         events=len(lessons),
         lift=first / mean if mean > 0 else None,
         rule=known.rule if known else None,
@@ -298,14 +301,24 @@ def _samples(samples: Samples) -> Iterable[MinerSample]:
         )
 
 
-def _with(digest: int, follower: HistoryFollower) -> list[Entry]:
-    found: list[Entry] = []
-    for entry in follower.newest(500):
-        if isinstance(entry.event, ForwardEvent) and digest in entry.event.hotkeys:
-            found.append(entry)
-            if len(found) == MINER_EVENTS:
-                break
-    return found
+def _with(digest: int, follower: HistoryFollower) -> Iterable[MinerEvent]:
+    found = 0
+    for entry in follower.newest(LOOKED_AT):
+        event = entry.event
+        if (
+            not isinstance(event, ForwardEvent)
+            or not (places := np.flatnonzero(event.hotkeys == digest)).size
+        ):
+            continue
+        at = int(places[0])
+        yield MinerEvent(
+            **event_row(entry).model_dump(),
+            own_status=status_of(int(event.status[at])),
+            own_reward=_number(event.rewards[at]),
+        )
+        found += 1
+        if found == MINER_EVENTS:
+            return
 
 
 def _submission(record: SubmissionRecord) -> SubmissionSummary:

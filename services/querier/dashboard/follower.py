@@ -39,6 +39,7 @@ class HistoryFollower:
         self._at: StreamId | None = None
         self._events: deque[Entry] = deque(maxlen=EVENTS)
         self._lessons: deque[Lesson] = deque(maxlen=EVENTS)
+        self._learnt = 0
         self.window = Window()
         self.problem: str | None = "the history has not been read yet"
         """Why what is here may be old; None while all is well."""
@@ -52,6 +53,11 @@ class HistoryFollower:
     def lessons(self) -> list[Lesson]:
         """Of the newest events, oldest first."""
         return list(self._lessons)
+
+    @property
+    def lessons_before(self) -> int:
+        """How many lessons are not kept any more."""
+        return self._learnt - len(self._lessons)
 
     def __len__(self) -> int:
         return len(self._events)
@@ -109,6 +115,7 @@ class HistoryFollower:
             self.window.note(event)
             if (learnt := lesson(event)) is not None:
                 self._lessons.append(learnt)
+                self._learnt += 1
         self._events.append(Entry(entry.stream_id, _without_texts(event)))
 
     def _forget(self) -> None:

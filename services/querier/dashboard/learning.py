@@ -13,7 +13,9 @@ from coremesh.events import Flag, ForwardEvent
 from coremesh.wire.status import Status
 
 POINTS = 40
-"""Most points of a curve."""
+"""About the most points of a curve."""
+LEAST = 4
+"""Events behind a point, at least: rewards differ from prompt to prompt."""
 
 
 class Lesson(NamedTuple):
@@ -68,18 +70,25 @@ def lesson(event: ForwardEvent) -> Lesson | None:
     )
 
 
-def curve(lessons: Sequence[Lesson], points: int = POINTS) -> list[Point]:
-    """Lessons, oldest first, as at most ``points`` means over equally many."""
+def curve(
+    lessons: Sequence[Lesson], begin: int = 0, *, points: int = POINTS, least: int = LEAST
+) -> list[Point]:
+    """Lessons, oldest first, as at most ``points`` + 1 means over groups of a power of two.
+
+    ``begin`` is how many lessons came before the first: groups are counted from there, so that points stay where
+    they are while the newest group grows; that one is left out until half of it has come.
+    """
     if not lessons:
         return []
-    size = math.ceil(len(lessons) / points)
+    size = 1 << (max(least, math.ceil(len(lessons) / points)) - 1).bit_length()
+    edges = sorted({0, len(lessons), *range(-begin % size, len(lessons), size)})
+    groups = list(pairwise(edges))
+    if len(groups) > 1 and 2 * (groups[-1][1] - groups[-1][0]) < size:
+        groups.pop()
     found: list[Point] = []
-    # Whole groups counted from the newest: a point that fills up does not move the others.
-    first = len(lessons) % size
-    edges = [0, *range(first, len(lessons) + 1, size)] if first else [*range(0, len(lessons) + 1, size)]
-    for start, stop in pairwise(edges):
+    for start, stop in groups:
         group = np.array(lessons[start:stop], np.float64)
-        first_mean, mean, best = (float(value) for value in group[:, 1:4].mean(axis=0))
+        first, mean, best = (float(value) for value in group[:, 1:4].mean(axis=0))
         last = lessons[stop - 1]
-        found.append(Point(last.time_ms, first_mean, mean, best, last.head_version, stop - start))
+        found.append(Point(last.time_ms, first, mean, best, last.head_version, stop - start))
     return found

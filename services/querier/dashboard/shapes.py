@@ -105,7 +105,7 @@ class MinerPage(Contract):
     reset_block: int | None
     statuses: dict[str, int] = Field(description="how its last requests ended")
     samples: tuple[MinerSample, ...] = Field(description="oldest first")
-    events: tuple[EventRow, ...] = Field(description="the newest it was in, newest first")
+    events: tuple[MinerEvent, ...] = Field(description="the newest it was in, newest first")
     stale: str | None
 
 
@@ -134,6 +134,13 @@ class EventRow(Contract):
     slowest_s: float | None
     degraded: tuple[str, ...]
     changes: int | None = None
+
+
+class MinerEvent(EventRow):
+    """An event in which a miner was asked, with what became of that."""
+
+    own_status: str
+    own_reward: float | None
 
 
 class EventsResponse(Contract):

@@ -193,7 +193,10 @@ async def test_a_miners_page_has_its_requests_its_standing_and_its_events(world:
         {"time_ms": 1000, "status": "ok", "latency_s": pytest.approx(0.1), "reward": pytest.approx(0.5)},
         {"time_ms": 3000, "status": "timeout", "latency_s": pytest.approx(0.1), "reward": None},
     ]
-    assert [event["event_id"] for event in found["events"]] == [made[2].id, made[0].id]
+    assert [(one["event_id"], one["own_status"], one["own_reward"]) for one in found["events"]] == [
+        (made[2].id, "timeout", None),
+        (made[0].id, "ok", 0.5),
+    ]
     assert (found["rank"], found["successes"], found["failures"]) == (1, 10, 1)
     assert found["row"] == (await page.get("leaderboard"))["rows"][1]
     assert await page.status("miners/99") == 400
@@ -296,7 +299,7 @@ async def test_the_learning_curve_comes_from_the_events(world: World) -> None:
         "mean": pytest.approx(0.4),
         "best": pytest.approx(0.9),
         "head_version": 3,
-        "events": 1,
+        "events": 4,
     }
     assert (found["rule"], found["version"], found["steps"], found["features"]) == ("bayes", 17, 40, 64)
 

@@ -68,13 +68,19 @@ def test_an_event_that_tells_nothing_gives_no_lesson(silent: dict[str, Any]) -> 
     assert lesson(event(**silent)) is None
 
 
-def test_a_curve_groups_from_the_newest() -> None:
-    lessons = [Lesson(n, float(n), 0.5, 9.0, n) for n in range(7)]
-    assert curve(lessons, points=4) == [
-        Point(0, 0.0, 0.5, 9.0, 0, 1),
-        Point(2, 1.5, 0.5, 9.0, 2, 2),
-        Point(4, 3.5, 0.5, 9.0, 4, 2),
-        Point(6, 5.5, 0.5, 9.0, 6, 2),
-    ]
+def points(lessons: list[Lesson], begin: int = 0) -> list[tuple[int, float, int]]:
+    return [(p.time_ms, p.first, p.events) for p in curve(lessons, begin, points=4, least=1)]
+
+
+def test_a_curve_is_of_means_over_groups_that_stay_where_they_are() -> None:
+    lessons = [Lesson(n, float(n), 0.5, 9.0, n) for n in range(9)]
     assert curve([]) == []
-    assert curve(lessons[:1], points=4) == [Point(0, 0.0, 0.5, 9.0, 0, 1)]
+    assert points(lessons[:1]) == [(0, 0.0, 1)]
+    assert points(lessons[:4]) == [(n, float(n), 1) for n in range(4)]
+    assert points(lessons[:6]) == [(1, 0.5, 2), (3, 2.5, 2), (5, 4.5, 2)]
+    # A seventh is half a group, and a first that is forgotten leaves the other groups as they are.
+    assert points(lessons[:7]) == [(1, 0.5, 2), (3, 2.5, 2), (5, 4.5, 2), (6, 6.0, 1)]
+    assert points(lessons[1:7], begin=1) == [(1, 1.0, 1), (3, 2.5, 2), (5, 4.5, 2), (6, 6.0, 1)]
+    # A ninth of groups of four is too little to show.
+    assert points(lessons) == [(3, 1.5, 4), (7, 5.5, 4)]
+    assert curve(lessons[:2], least=1) == [Point(0, 0.0, 0.5, 9.0, 0, 1), Point(1, 1.0, 0.5, 9.0, 1, 1)]

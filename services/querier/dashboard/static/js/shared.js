@@ -58,8 +58,12 @@ export function eventLine(row, { fresh = false, brief = false } = {}) {
     row.best_uid !== null && `best uid ${row.best_uid}`,
     !brief && row.slowest_s !== null && `slowest ${seconds(row.slowest_s)}`,
   ].filter(Boolean).join(" \u00b7 ");
-  const end = h("span.end", {}, row.degraded.length ? chip(`without ${row.degraded.map(words).join(", ")}`, "warn") : h("b", {}, row.best_reward !== null ? number(row.best_reward) : "\u2013"));
+  const end = h("span.end", {}, row.own_status ? own(row) : row.degraded.length ? chip(`without ${row.degraded.map(words).join(", ")}`, "warn") : h("b", {}, row.best_reward !== null ? number(row.best_reward) : "\u2013"));
   return h("li", {}, h(`a${fresh ? ".fresh" : ""}`, { href: `#/events/${row.event_id}` }, time, kind, h("span.what", {}, what), end));
+}
+
+function own(row) {
+  return row.own_status === "ok" ? h("b", {}, number(row.own_reward)) : statusChip(row.own_status);
 }
 
 /** A bounded list of events that asks only for what is new. Gives {element, take(rows)}. */

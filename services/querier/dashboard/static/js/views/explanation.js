@@ -41,7 +41,7 @@ function account(found) {
     `Rank ${count(found.rank)} with a score of ${number(found.standing.score, 4)}${found.weight === null ? "" : `, ${percent(found.weight, 2)} of the weights`}, after ${count(found.standing.successes)} successes and ${count(found.standing.failures)} failures in ${count(found.events)} scored events.`,
     found.excluded && "It is a validator over the stake limit, so it is scored 0.",
     events.length > 0 && `In the last ${count(events.length)} that asked it, it failed ${count(failed)} times${moved === null ? "" : ` and its score went ${moved < 0 ? "down" : "up"} by ${number(Math.abs(moved), 4)}`}.`,
-    found.note && line(found.note, 300),
+    found.note && `${sentence(line(found.note, 300)).replace(/\.$/, "")}.`,
   ].filter(Boolean).join(" ");
   return [
     h("p", {}, said),

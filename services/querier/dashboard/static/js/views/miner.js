@@ -40,7 +40,7 @@ export function miner(main, frame, uid) {
       card("How they ended", { span: "w4" }, statuses),
       card("Why this score", { span: "w8" }, why.element),
       card("On the chain", { span: "w4" }, details),
-      card("Newest events", { flush: true }, recent)));
+      card("Newest events that asked it", { flush: true, more: h("span.muted", {}, "its reward") }, recent)));
   history.hidden = true;
 
   const follow = poll(3000, async () => {
