@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: up test lint types imports docs install clean \
+.PHONY: up test lint types imports docs docs-site install clean \
 	bench bench-fanout bench-reward bench-gating bench-weights bench-mesh
 
 install: $(STAMP)
@@ -35,6 +35,10 @@ imports: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py
+
+# The pages as a site, in build/site.
+docs-site: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Each prints one JSON object a line on standard output and takes at most 10 minutes on 2 quiet cores.
 bench: bench-fanout bench-reward bench-gating bench-weights bench-mesh

@@ -1,7 +1,7 @@
 """Write the pages that follow from the code: ``python docs/generate.py``; ``--check`` only says what is stale.
 
-settings.md from coremesh.settings, cli.md from the commands' own help, api.md and metrics.md from the running code of
-each service (see describe.py).
+settings.md and options.md from coremesh.settings, cli.md from the commands' own help, api.md and metrics.md from the
+running code of each service (see describe.py); the examples in api.md are in examples.json.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ import intros
 import typer.main
 from pydantic import SecretStr
 
+from coremesh import errors
 from coremesh.cli.main import app
-from coremesh.settings import ALL_SECTIONS
+from coremesh.errors import CoremeshError
+from coremesh.settings import ALL_SECTIONS, legacy
 
 HERE = Path(__file__).parent
 SERVICES = ("querier", "trainer", "gating", "reward", "weights", "miner")
@@ -30,6 +32,8 @@ COMMON = ("/healthz", "/readyz", "/metrics")
 NOTE = "<!-- Written by docs/generate.py from the code: change the code, not this page. -->"
 Json = dict[str, Any]
 COMMANDS = typer.main.get_command(app)
+EXAMPLES: dict[str, Json] = json.loads((HERE / "examples.json").read_text(encoding="utf-8"))
+PORTS = {"querier": 8080, "gating": 8081, "reward": 8082, "weights": 8083, "trainer": 8084}
 
 
 def cell(text: str) -> str:
@@ -231,11 +235,67 @@ def api_page(described: dict[str, Json]) -> str:
                     rows.append((method.upper(), f"`{path}`", cell(operation["summary"]), takes, gives))
         shapes |= schemas
         lines += [f"## {service}", "", *table(("method", "path", "summary", "takes", "gives"), rows), ""]
+        lines += _examples(service)
+    lines += [*_errors(), ""]
     lines += ["## Shapes", "", "A field without a default has to be there.", ""]
     for name in sorted(shapes):
         if not name.endswith("ValidationError"):
             lines += _shape(name, shapes[name])
     return _page(lines)
+
+
+def _examples(service: str) -> list[str]:
+    """What was asked of a devnet's services, and answered; long lists and texts are cut."""
+    lines: list[str] = []
+    for key, example in EXAMPLES.items():
+        name, method, path = key.split(" ")
+        if name != service:
+            continue
+        words = [f"curl -s localhost:{PORTS[service]}{path}"]
+        if method == "POST":
+            words[0] = (
+                words[0].replace("curl -s", "curl -s -X POST") if example["request"] is None else words[0]
+            )
+        if service in ("gating", "reward", "weights"):
+            words.append('-H "authorization: Bearer $TOKEN"')
+        if example["request"] is not None:
+            words.append("-H 'content-type: application/json'")
+            words.append(f"-d '{json.dumps(example['request'], ensure_ascii=False)}'")
+        answer = _readable(example["answer"])
+        lines += [f"### {method} {path.partition('?')[0]}", "", "```", " \\\n  ".join(words), "```", ""]
+        lines += ["```json", answer, "```", ""]
+    return lines
+
+
+def _readable(value: Any, indent: str = "") -> str:
+    """JSON with a line for each field, and short values on one line."""
+    flat = json.dumps(value, ensure_ascii=False)
+    if len(flat) + len(indent) <= 100 or not isinstance(value, dict | list) or not value:
+        return flat
+    deeper = indent + "  "
+    if isinstance(value, list):
+        rows = [f"{deeper}{_readable(one, deeper)}" for one in value]
+        return "[\n" + ",\n".join(rows) + f"\n{indent}]"
+    rows = [f"{deeper}{json.dumps(name)}: {_readable(one, deeper)}" for name, one in value.items()]
+    return "{\n" + ",\n".join(rows) + f"\n{indent}}}"
+
+
+def _errors() -> list[str]:
+    """Every error of ours that a caller may see."""
+
+    def below(cls: type[CoremeshError]) -> Iterator[type[CoremeshError]]:
+        for one in cls.__subclasses__():
+            if one.__module__ == errors.__name__:
+                yield one
+                yield from below(one)
+
+    rows = [
+        (f"`{one.code}`", str(one.status), cell((one.__doc__ or "").strip()), cell(one.default_remedy))
+        for one in below(CoremeshError)
+        if one.status != 500
+    ]
+    head = ("code", "HTTP", "meaning", "remedy, where none more exact is given")
+    return ["## Errors", "", intros.ERRORS.strip(), "", *table(head, rows)]
 
 
 def _takes(operation: Json, schemas: dict[str, Json], path: str) -> str:
@@ -277,18 +337,28 @@ def _shape(name: str, schema: Json) -> list[str]:
     return [f"### {name}", "", *said, *table(("field", "type", "default", "meaning"), rows), ""]
 
 
+def options_page() -> str:
+    """Every option of the original validator."""
+    lines = ["# The original's options", NOTE, "", intros.OPTIONS.strip(), ""]
+    head = ("option", "here", "")
+    for title, origin in (("The core validator", legacy.FIRST), ("openvalidators", legacy.LATER)):
+        rows = legacy.table(option for option in legacy.OPTIONS if option.origin == origin)
+        lines += [f"## {title}", "", *table(head, ([cell(one) for one in row] for row in rows)), ""]
+    return _page(lines)
+
+
 def _page(lines: Iterable[str]) -> str:
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
-def pages() -> dict[str, str]:
+def pages(described: dict[str, Json]) -> dict[str, str]:
     """Every generated page by file name."""
-    described = describe()
     return {
         "settings.md": settings_page(),
         "cli.md": cli_page(),
         "metrics.md": metrics_page(described),
         "api.md": api_page(described),
+        "options.md": options_page(),
     }
 
 
@@ -299,9 +369,16 @@ def main() -> int:
         "--check", action="store_true", help="write nothing; exit with 1 when a page is stale"
     )
     parser.add_argument("--out", type=Path, default=HERE, help="directory to write to")
+    parser.add_argument(
+        "--openapi", type=Path, metavar="DIR", help="write each service's OpenAPI document there"
+    )
     given = parser.parse_args()
+    described = describe()
+    if given.openapi:
+        for service, one in described.items():
+            (given.openapi / f"{service}.json").write_text(json.dumps(one["openapi"]), encoding="utf-8")
     stale = False
-    for name, text in pages().items():
+    for name, text in pages(described).items():
         file = given.out / name
         if file.exists() and file.read_text(encoding="utf-8") == text:
             continue

@@ -33,3 +33,15 @@ texts in `/history` with `querier.operator_token`, without one from the machine 
 bearers of `mesh.token`. The trainer's one endpoint is open. miner: requests signed with btauth/1
 ([miner.md](miner.md)).
 """
+
+ERRORS = """
+`{"code", "message", "remedy"}`: the code is stable and meant for programs, the message is one sentence, the remedy says
+what to do. 400 is also the answer to a body of the wrong shape, with the field in the message. 429 has `Retry-After`.
+"""
+
+OPTIONS = """
+Every option of the first, one-process core validator and of openvalidators, which followed it. Services and
+`coremesh config` take them as they were, and say on standard error what each is now; those that mean nothing here are
+refused, with what to do instead. In a TOML file and in the environment only the new names are taken; a table of the
+original in a file is refused with the new names.
+"""

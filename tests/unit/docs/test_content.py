@@ -99,7 +99,7 @@ def test_the_runbook_has_every_reason_to_hold() -> None:
     )
     codes = set(re.findall(r'Reason\(\s*"(\w+)"', source))
     assert len(codes) >= 10
-    part = text("operator.md").split("\n### Held submission\n", 1)[1].split("\n### ", 1)[0]
+    part = text("runbook.md").split("\n## WeightsHeld\n", 1)[1].split("\n## ", 1)[0]
     assert [code for code in sorted(codes) if f"`{code}`" not in part] == []
 
 

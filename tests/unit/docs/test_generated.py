@@ -1,30 +1,10 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.unit.docs.references import DOCS, GENERATED, ROOT, SECTIONS, text
-
-
-@pytest.fixture(scope="module")
-def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The pages as the code of today gives them."""
-    directory = tmp_path_factory.mktemp("docs")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("COREMESH_")}
-    done = subprocess.run(
-        [sys.executable, str(DOCS / "generate.py"), "--out", str(directory)],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stderr
-    return directory
+from tests.unit.docs.references import GENERATED, SECTIONS, text
 
 
 @pytest.mark.timeout(300)
