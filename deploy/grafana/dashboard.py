@@ -96,6 +96,34 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                 ),
             ),
             Panel("Gating: embedding a prompt", "s", quantiles("coremesh_gating_encode_seconds")),
+            Panel("Gating: wait for the encoder", "s", quantiles("coremesh_gating_wait_seconds")),
+            Panel(
+                "Gating: prompts waiting",
+                "short",
+                (("sum by (instance) (coremesh_gating_queue_depth)", "{{instance}}"),),
+            ),
+            Panel("Gating: tokens in a batch", "short", quantiles("coremesh_gating_batch_tokens")),
+            Panel(
+                "GPU memory in use",
+                "percentunit",
+                (
+                    (
+                        'sum by (job, instance, gpu) (coremesh_gpu_memory_bytes{kind="used"})'
+                        ' / sum by (job, instance, gpu) (coremesh_gpu_memory_bytes{kind="total"})',
+                        "{{job}} {{instance}} GPU {{gpu}}",
+                    ),
+                ),
+            ),
+            Panel(
+                "GPU busy",
+                "percentunit",
+                (
+                    (
+                        "max by (job, instance, gpu) (coremesh_gpu_utilisation_ratio)",
+                        "{{job}} {{instance}} GPU {{gpu}}",
+                    ),
+                ),
+            ),
         ),
     ),
     (
@@ -107,9 +135,28 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                 (("sum by (outcome) (rate(coremesh_events_total[5m]))", "{{outcome}}"),),
             ),
             Panel(
-                "Age of the newest event folded",
+                "How far folds are behind",
                 "s",
-                (("time() - max by (fold) (coremesh_fold_event_timestamp_seconds)", "{{fold}}"),),
+                (
+                    (
+                        "max(coremesh_history_event_timestamp_seconds) - on () group_right ()"
+                        " max by (fold) (coremesh_fold_event_timestamp_seconds)",
+                        "{{fold}}",
+                    ),
+                ),
+            ),
+            Panel(
+                "Age of the newest event",
+                "s",
+                (("time() - max(coremesh_history_event_timestamp_seconds)", "event"),),
+            ),
+            Panel(
+                "Events kept in Redis",
+                "short",
+                (
+                    ("max(coremesh_history_events)", "kept"),
+                    ("max by (fold) (coremesh_history_trim_held_back)", "held back for {{fold}}"),
+                ),
             ),
             Panel(
                 "Waiting on disk for Redis",

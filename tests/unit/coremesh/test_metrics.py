@@ -13,7 +13,9 @@ def modules() -> Iterator[str]:
     yield "coremesh.service.metrics"
     for service in ("querier", "reward", "weights"):
         yield f"services.{service}.metrics"
+    yield "services.weights.newest"
     yield "services.gating.service"
+    yield "coremesh.service.gpu"
 
 
 def test_the_metrics_of_all_services_fit_into_one_registry() -> None:

@@ -22,7 +22,11 @@ METRIC_MODULES = (
     "services.querier.metrics",
     "services.weights.metrics",
     "services.reward.metrics",
+    "services.weights.newest",
     "services.gating.service",
+    "services.gating.batching",
+    "services.gating.encoder",
+    "coremesh.service.gpu",
 )
 # Of Prometheus itself, and of prometheus-client's process collector.
 GIVEN = {"up", "process_resident_memory_bytes", "process_cpu_seconds_total"}
@@ -95,7 +99,7 @@ def test_the_dashboard_is_what_its_source_says() -> None:
     )
     panels = json.loads(done.stdout)["panels"]
     places = [tuple(panel["gridPos"].values()) for panel in panels]
-    assert len(set(places)) == len(places) == 28
+    assert len(set(places)) == len(places) == 35
 
 
 def test_every_alert_says_what_and_what_to_do() -> None:
