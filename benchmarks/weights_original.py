@@ -7,6 +7,7 @@ its best form. Nothing else is done for an event: no copy to a device, no decodi
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +25,22 @@ class OriginalEvent:
     """Of the whole network."""
 
 
-def fold(events: list[OriginalEvent], size: int, *, walk: bool) -> torch.Tensor:
+@dataclass(frozen=True)
+class LoggedEvent:
+    """The same as the original's event log keeps it: Python lists."""
+
+    uids: list[int]
+    queried: list[int]
+    rewards: list[float]
+    hotkeys: list[str]
+
+    def tensors(self) -> OriginalEvent:
+        return OriginalEvent(
+            torch.tensor(self.uids), torch.tensor(self.queried), torch.tensor(self.rewards), self.hotkeys
+        )
+
+
+def fold(events: Iterable[OriginalEvent], size: int, *, walk: bool) -> torch.Tensor:
     """Scores after ``events``. ``walk``: compare hotkeys uid by uid, as the original did."""
     scores = torch.zeros(size)
     last: list[str] | None = None
