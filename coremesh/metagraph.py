@@ -22,6 +22,9 @@ class Neuron(msgspec.Struct, frozen=True, kw_only=True):
     last_update: int = 0
     registered_at: int = 0
     active: bool = True
+    certificate: str = ""
+    """Its neuron certificate, hex of one byte for the algorithm and the public key: it is spoken to over TLS, and by
+    this key alone. Empty for none."""
 
     @property
     def serving(self) -> bool:

@@ -95,7 +95,7 @@ def place(state: State, netuid: int, uid: int, hotkey: str, coldkey: str) -> Non
     block = state.number
     if state.has("Keys", netuid, uid):
         old = state.read("Keys", netuid, uid)
-        for item in ("Uids", "Axons", "Prometheus"):
+        for item in ("Uids", "Axons", "Prometheus", "NeuronCertificates"):
             state.delete(item, netuid, old)
         state.delete("IsNetworkMember", old, netuid)
         state.delete("Weights", netuid, uid)

@@ -12,7 +12,7 @@ from coremesh.contracts import ChatMessage
 from coremesh.metagraph import Neuron
 from coremesh.settings import QuerierSettings
 from coremesh.wire.adapters import Adapter, MinerRequest, RewardNotice
-from services.querier.miners import FanOut, MinerAnswer, MinerClient, MinerLimits, Target
+from services.querier.miners import FanOut, MinerAnswer, MinerClient, MinerLimits, Target, Tls
 from services.querier.miners.addresses import parse_networks
 from services.querier.ports import Reply
 
@@ -92,7 +92,9 @@ class MinerFanout:
 
 
 def _target(neuron: Neuron) -> Target:
-    return Target(neuron.uid, neuron.hotkey, neuron.ip, neuron.port)
+    # A neuron certificate is one byte that names the algorithm, then the key.
+    tls = Tls(public_key=neuron.certificate[2:]) if len(neuron.certificate) > 2 else None
+    return Target(neuron.uid, neuron.hotkey, neuron.ip, neuron.port, tls)
 
 
 def _request(messages: tuple[ChatMessage, ...], timeout_s: float) -> MinerRequest:

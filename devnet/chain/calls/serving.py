@@ -8,6 +8,7 @@ from typing import Any
 from devnet.chain.dispatch import Context, Fail, handles
 
 _REFUSED_V4 = {IPv4Address("0.0.0.0"), IPv4Address("255.255.255.255"), IPv4Address("127.0.0.1")}
+_MAX_KEY = 64
 _REFUSED_V6 = {IPv6Address("::"), IPv6Address("::1"), IPv6Address((1 << 128) - 1)}
 
 
@@ -35,6 +36,29 @@ def serve_axon(
         "placeholder2": placeholder2,
     }
     _serve(context, netuid, "Axons", "AxonServed", axon)
+
+
+@handles("SubtensorModule", "serve_axon_tls")
+def serve_axon_tls(
+    context: Context,
+    netuid: int,
+    version: int,
+    ip: int,
+    port: int,
+    ip_type: int,
+    protocol: int,
+    placeholder1: int,
+    placeholder2: int,
+    certificate: Any,
+) -> None:
+    """``serve_axon``, and with it the public key that callers shall find there. One that is none is left out."""
+    serve_axon(context, netuid, version, ip, port, ip_type, protocol, placeholder1, placeholder2)
+    raw = (
+        bytes.fromhex(certificate.removeprefix("0x")) if isinstance(certificate, str) else bytes(certificate)
+    )
+    if 1 < len(raw) <= 1 + _MAX_KEY:
+        found = {"public_key": raw[1:], "algorithm": raw[0]}
+        context.state.write("NeuronCertificates", netuid, context.signer, value=found)
 
 
 @handles("SubtensorModule", "serve_prometheus")

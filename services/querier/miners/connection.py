@@ -16,7 +16,8 @@ import httptools
 
 from coremesh.wire.status import Status
 from services.querier.miners.addresses import refusal
-from services.querier.miners.limits import MinerLimits, Target
+from services.querier.miners.certificates import is_key
+from services.querier.miners.limits import MinerLimits, Target, Tls
 
 READ_BYTES = 64 * 1024
 _WIRE_FACTOR = 4
@@ -128,11 +129,10 @@ class Connection(asyncio.BufferedProtocol):
         if reason:
             return Status.BLOCKED_ADDRESS, reason
         tls = self.target.tls
-        if tls is not None and tls.fingerprint:
+        if tls is not None and (tls.fingerprint or tls.public_key):
             ssl_object = transport.get_extra_info("ssl_object")
             certificate = ssl_object.getpeercert(True) if isinstance(ssl_object, SSLObject) else None
-            wanted = tls.fingerprint.lower().replace(":", "")
-            if certificate is None or sha256(certificate).hexdigest() != wanted:
+            if certificate is None or not _is_pinned(certificate, tls):
                 return Status.REFUSED, "the certificate is not the pinned one"
         return None
 
@@ -288,6 +288,13 @@ class Connection(asyncio.BufferedProtocol):
     def _refuse(self, status: Status, detail: str) -> None:
         if self._failure is None and not self._complete:
             self._failure = (status, detail)
+
+
+def _is_pinned(certificate: bytes, tls: Tls) -> bool:
+    wanted = tls.fingerprint.lower().replace(":", "")
+    if wanted and sha256(certificate).hexdigest() != wanted:
+        return False
+    return not tls.public_key or is_key(certificate, bytes.fromhex(tls.public_key))
 
 
 _LENGTHS = frozenset(map(len, ("content-type", "content-encoding", "transfer-encoding", "content-length")))

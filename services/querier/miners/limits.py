@@ -11,10 +11,12 @@ from services.querier.miners.addresses import Network
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """Speak TLS. ``fingerprint``: SHA-256 of the peer's DER certificate in hex, as published for the axon; without
-    one the channel is private but the peer is proven by nothing but its address."""
+    """Speak TLS. ``public_key``: hex of the key that the peer's certificate has to hold, as its neuron certificate on
+    the chain names it; ``fingerprint``: SHA-256 of the whole DER certificate in hex. Without either the channel is
+    private but the peer is proven by nothing but its address."""
 
     fingerprint: str = ""
+    public_key: str = ""
 
 
 class Target(msgspec.Struct, frozen=True, gc=False):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from coremesh.metagraph import Hyperparameters, Metagraph, Neuron, Nominator
@@ -14,13 +15,16 @@ RAO = 1_000_000_000
 def metagraph(
     graph: dict[str, Any],
     delegate: dict[str, Any] | None,
+    certificates: Iterable[tuple[Any, dict[str, Any]]] = (),
     *,
     netuid: int,
     version_key: int,
     hotkey: str,
     vpermit_tao_limit: float,
 ) -> Metagraph:
-    """A snapshot from ``SubnetInfoRuntimeApi.get_metagraph`` and ``DelegateInfoRuntimeApi.get_delegate``."""
+    """A snapshot from ``SubnetInfoRuntimeApi.get_metagraph``, ``DelegateInfoRuntimeApi.get_delegate`` and the storage
+    map ``NeuronCertificates``."""
+    published = {str(hotkey_): certificate(found) for hotkey_, found in certificates}
     neurons = tuple(
         Neuron(
             uid=uid,
@@ -34,6 +38,7 @@ def metagraph(
             last_update=int(graph["last_update"][uid]),
             registered_at=int(graph["block_at_registration"][uid]),
             active=bool(graph["active"][uid]),
+            certificate=published.get(str(graph["hotkeys"][uid]), ""),
         )
         for uid, axon in enumerate(graph["axons"])
     )
@@ -56,6 +61,13 @@ def metagraph(
         hotkey=hotkey,
         vpermit_tao_limit=vpermit_tao_limit,
     )
+
+
+def certificate(found: dict[str, Any]) -> str:
+    """A neuron certificate as hex: its algorithm in one byte, then the public key. Empty when there is no key."""
+    key = found["public_key"]
+    raw = bytes.fromhex(key.removeprefix("0x")) if isinstance(key, str) else bytes(key)
+    return (bytes([int(found["algorithm"]) & 0xFF]) + raw).hex() if raw else ""
 
 
 def nominators(delegate: dict[str, Any] | None, netuid: int) -> tuple[Nominator, ...]:

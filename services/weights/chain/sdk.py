@@ -78,10 +78,11 @@ class BittensorChain:
 
         async def read(client: Any) -> Metagraph:
             at = await client.at()
-            graph, delegate, version_key = await asyncio.gather(
+            graph, delegate, version_key, certificates = await asyncio.gather(
                 at.runtime(bt.runtime_api.SubnetInfoRuntimeApi.get_metagraph, [self._netuid]),
                 at.runtime(bt.runtime_api.DelegateInfoRuntimeApi.get_delegate, [self._hotkey]),
                 at.query(PALLET.WeightsVersionKey, [self._netuid]),
+                at.query_map(PALLET.NeuronCertificates, [self._netuid]),
             )
             if not isinstance(graph, dict):
                 raise ChainUnavailable(
@@ -90,6 +91,7 @@ class BittensorChain:
             return decode.metagraph(
                 cast("dict[str, Any]", graph),
                 delegate,
+                certificates,
                 netuid=self._netuid,
                 version_key=int(version_key or 0),
                 hotkey=self._hotkey,
