@@ -1,4 +1,4 @@
-"""Commands about what was recorded: explaining scores, verifying explanations."""
+"""Commands about what was recorded: looking, exporting, explaining scores, trying other rules."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 
 from coremesh.cli.client import Client
 from coremesh.cli.explain import explain as ask_and_show
+from coremesh.cli.history import tail as print_tail
 from coremesh.cli.keys import config_path
 
 PASS_ON: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -55,7 +56,32 @@ def register(app: typer.Typer, become: Callable[[str, list[str]], None]) -> None
         """Check a saved explanation: signature, shares, score steps (`coremesh verify --help` for its options)."""
         become(MODULE, ["verify", *context.args])
 
-    _ = (explain, verify)
+    @app.command(context_settings=PASS_ON)
+    def backtest(context: typer.Context) -> None:
+        """Fold the history through several rules side by side (`coremesh backtest --help` for its options)."""
+        become(MODULE, ["backtest", *_with_config(list(context.args))])
+
+    history = typer.Typer(help="What is recorded.", no_args_is_help=True)
+    app.add_typer(history, name="history")
+
+    @history.command()
+    def tail(
+        count: Annotated[
+            int, typer.Option("-n", "--count", min=0, max=100_000, help="the newest so many")
+        ] = 10,
+        follow: Annotated[bool, typer.Option("--follow", "-f", help="and then every new one")] = False,
+        config: Config = None,
+        as_json: AsJson = False,
+    ) -> None:
+        """The newest events, oldest first."""
+        print_tail(config_path(config), count, follow=follow, as_json=as_json)
+
+    @history.command(context_settings=PASS_ON)
+    def export(context: typer.Context) -> None:
+        """Write events as Parquet (`coremesh history export --help` for its options)."""
+        become(MODULE, ["export", *_with_config(list(context.args))])
+
+    _ = (explain, verify, backtest, tail, export)
 
 
 def _with_config(words: list[str], given: Path | None = None) -> list[str]:

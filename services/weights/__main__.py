@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from coremesh import __version__
 from coremesh.history import History
 from coremesh.history.redis import RedisHistory
 from coremesh.service import Health, Loops, run_service
@@ -22,6 +23,7 @@ from coremesh.settings import (
     RedisSettings,
     Settings,
     WalletSettings,
+    WandbSettings,
     WeightsSettings,
 )
 from coremesh.types import new_event_id
@@ -29,6 +31,7 @@ from coremesh.wire.wallets import load_keypair
 from services.weights.app import create_app
 from services.weights.archive import eventlog
 from services.weights.archive.library import need_pyarrow
+from services.weights.board import sink
 from services.weights.chain.sdk import BittensorChain
 from services.weights.engine import Engine
 
@@ -37,9 +40,19 @@ COMMANDS = {
     "replay": "services.weights.replay",
     "explain": "services.weights.offline",
     "verify": "services.weights.verify",
+    "backtest": "services.weights.backtesting",
+    "export": "services.weights.export",
 }
 """Modules with a ``main(argv) -> exit code``."""
-SECTIONS = (RedisSettings, ChainSettings, WalletSettings, MeshSettings, WeightsSettings, ArchiveSettings)
+SECTIONS = (
+    RedisSettings,
+    ChainSettings,
+    WalletSettings,
+    MeshSettings,
+    WeightsSettings,
+    ArchiveSettings,
+    WandbSettings,
+)
 
 
 def factory(settings: Settings, loops: Loops, health: Health) -> FastAPI:
@@ -54,6 +67,8 @@ def factory(settings: Settings, loops: Loops, health: Health) -> FastAPI:
     holder = f"weights-{new_event_id()}"
     followers = _followers(history, settings[ArchiveSettings], chain.netuid, holder)
     folds = tuple(name for name in followers if name not in weights.trim_folds)
+    # After that: trimming does not wait for it.
+    followers |= _sink(history, settings, keypair.ss58_address, holder)
     engine = Engine(
         history,
         BittensorChain(chain, keypair),
@@ -89,6 +104,25 @@ def _followers(
     if settings.event_log is not None and not settings.dont_save_events:
         made[eventlog.NAME] = eventlog.EventLog(history, settings.event_log, settings, holder=holder).run
     return made
+
+
+def _sink(
+    history: History, settings: Settings, hotkey: str, holder: str
+) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
+    wandb, chain = settings[WandbSettings], settings[ChainSettings]
+    if wandb.mode == "off":
+        return {}
+    sink.need_wandb()
+    config = {
+        "hotkey": hotkey,
+        "netuid": chain.netuid,
+        "network": chain.network,
+        "rule": settings[WeightsSettings].rule,
+        "alpha": settings[WeightsSettings].alpha,
+        "version": __version__,
+    }
+    name = f"{chain.netuid}-{hotkey[:8]}"
+    return {sink.NAME: sink.Sink(history, wandb, name=name, config=config, holder=holder).run}
 
 
 if __name__ == "__main__":
