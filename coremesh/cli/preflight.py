@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,12 +19,14 @@ from coremesh.modelfiles import resolve_model
 from coremesh.service.auth import is_loopback, refuse_open_bind
 from coremesh.settings import (
     ALL_SECTIONS,
+    ArchiveSettings,
     GatingSettings,
     HttpSettings,
     MeshSettings,
     QuerierSettings,
     RewardSettings,
     Settings,
+    TraceSettings,
     TrainerSettings,
     WalletSettings,
     examine,
@@ -75,6 +78,7 @@ def check_service(service: Service, words: Sequence[str]) -> tuple[list[Finding]
     if examined.config is not None:
         found += _secrets_file(examined.config)
     found += _guard(service, settings)
+    found += _asked_for(service, settings)
     if service.wallet and WalletSettings in settings:
         found += _wallet(settings[WalletSettings])
     if service.name == "gating" and GatingSettings in settings:
@@ -192,6 +196,33 @@ def stack(about: str, path: Path | None) -> list[Finding]:
         message = str(answer["message"]).replace("COREMESH_REWARD_STACK", about, 1)
         return [fail(str(answer["code"]), about, message, str(answer["remedy"]))]
     return [one for name in answer["models"] for one in model(f"{about}: model", str(name))]
+
+
+def _asked_for(service: Service, settings: Settings) -> Iterator[Finding]:
+    """Optional packages that a setting needs."""
+    needs: list[tuple[str, str, str]] = []
+    if TraceSettings in settings and settings[TraceSettings].endpoint:
+        needs.append(("traces.endpoint", "opentelemetry-sdk", "traces"))
+        needs.append(("traces.endpoint", "opentelemetry-exporter-otlp-proto-http", "traces"))
+    if service.name == "weights" and ArchiveSettings in settings and settings[ArchiveSettings].to:
+        needs.append(("archive.to", "pyarrow", "parquet"))
+    for setting, package, extra in needs:
+        if not installed(package):
+            yield fail(
+                "missing_package",
+                setting,
+                f"{setting} needs {package}, which is not installed",
+                f'pip install -c constraints.txt ".[{extra}]", or leave {setting} empty.',
+            )
+
+
+def installed(package: str) -> bool:
+    """Whether a package is installed; nothing is imported."""
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _spool(directory: Path) -> Iterator[Finding]:

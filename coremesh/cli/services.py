@@ -16,6 +16,7 @@ from coremesh.settings import (
     RedisSettings,
     RewardSettings,
     Section,
+    TraceSettings,
     TrainerSettings,
     WalletSettings,
     WeightsSettings,
@@ -39,7 +40,7 @@ class Service:
     flags: tuple[str, ...] = field(default=())
 
 
-_SHARED = (HttpSettings, LogSettings)
+_SHARED = (HttpSettings, LogSettings, TraceSettings)
 _QUERIER = (
     *(RedisSettings, ChainSettings, WalletSettings, MeshSettings, QuerierSettings, TrainerSettings),
     *_SHARED,

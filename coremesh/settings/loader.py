@@ -249,7 +249,9 @@ def _translate(option: legacy.Option, name: str, value: str, flags: Tables, foun
     try:
         pairs = option.values(value)
     except ValueError:
-        found.problems.append(Problem("bad_value", name, f"{name}: got {value!r}; takes a number"))
+        found.problems.append(
+            Problem("bad_value", name, f"{name}: got {value!r}; takes a {option.takes_what}")
+        )
         return
     for setting, given in pairs:
         section, _, field_name = setting.partition(".")

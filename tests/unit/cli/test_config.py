@@ -12,7 +12,8 @@ import pytest
 from coremesh.cli.findings import Finding
 from coremesh.cli.preflight import check_mesh
 from coremesh.cli.services import SERVICES, Service
-from coremesh.settings import ALL_SECTIONS, HttpSettings, LogSettings
+from coremesh.service.run import COMMON
+from coremesh.settings import ALL_SECTIONS
 from devnet.wallets import ensure_wallets
 from tests.unit.cli.conftest import Cli
 
@@ -165,7 +166,7 @@ def test_the_services_are_known_as_they_are() -> None:
     from services.weights import __main__ as weights
 
     known = {service.name: (set(service.sections), service.port) for service in SERVICES}
-    shared = {HttpSettings, LogSettings}
+    shared = set(COMMON)
     assert known["querier"] == ({*querier.SECTIONS, *shared}, querier.PORTS["api"])
     assert known["trainer"] == ({*querier.SECTIONS, *shared}, querier.PORTS["trainer"])
     assert known["reward"] == ({*reward.SECTIONS, *shared}, reward.DEFAULT_PORT)

@@ -33,6 +33,7 @@ SAMPLES = {
     "subtensor.chain_endpoint": "ws://127.0.0.1:9944",
     "neuron.moving_average_alpha": "0.25",
     "gating.momentum": "0.5",
+    "neuron.events_retention_size": "3 GB",
     "gating.model_name": "org/model",
     **dict.fromkeys(("neuron.base_prompt", "neuron.follow_up_prompt", "neuron.question_prompt"), "Ask."),
 }
@@ -79,6 +80,13 @@ def test_a_share_of_the_new_becomes_a_share_of_the_old() -> None:
     assert given("--neuron.moving_average_alpha", "0.05") == {"--weights.alpha": 0.95}
     assert [p.message for p in examine(ALL_SECTIONS, ["--neuron.moving_average_alpha=x"]).problems] == [
         "--neuron.moving_average_alpha: got 'x'; takes a number"
+    ]
+
+
+def test_a_size_becomes_bytes() -> None:
+    assert given("--neuron.events_retention_size", "1.5 MB") == {"--archive.event_log_bytes": 1_500_000}
+    assert [p.message for p in examine(ALL_SECTIONS, ["--neuron.events_retention_size=much"]).problems] == [
+        "--neuron.events_retention_size: got 'much'; takes a size like 2 GB"
     ]
 
 
