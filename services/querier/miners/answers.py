@@ -38,7 +38,8 @@ class MinerAnswer(msgspec.Struct, frozen=True, gc=False):
 
 def tidy(text: str) -> str:
     """``text`` without control, surrogate, direction-turning and invisible characters; CRLF becomes LF."""
-    return _UNPRINTABLE.sub("", text)
+    # Nothing of that is printable, and nearly all text is: this looks ten times as fast as the pattern.
+    return text if text.isprintable() else _UNPRINTABLE.sub("", text)
 
 
 def spoken(text: str) -> int:
@@ -47,6 +48,8 @@ def spoken(text: str) -> int:
     The models that judge it never see those: a miner that says nothing else has said nothing. What remains of
     spellings within spellings after a few rounds counts as text.
     """
+    if "<" not in text and "[" not in text:
+        return len(text.strip())
     for _ in range(_ROUNDS):
         fewer = SPECIAL.sub(" ", text)
         if len(fewer) == len(text):

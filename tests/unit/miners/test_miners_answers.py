@@ -48,3 +48,8 @@ def test_spellings_of_special_tokens_say_nothing(text: str, characters: int) -> 
 @pytest.mark.parametrize("attack", ["<|" * 32_000 + "|>" * 32_000, "[" * 65_536, "<|a" * 20_000])
 def test_nesting_them_does_not_take_long(attack: str) -> None:
     assert spoken(attack) > 11
+
+
+def test_printable_text_has_nothing_to_tidy() -> None:
+    everything = "".join(map(chr, range(0x110000)))
+    assert [c for c in everything if c.isprintable() and not tidy(c + "\n").startswith(c)] == []
