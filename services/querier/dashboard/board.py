@@ -242,7 +242,7 @@ def _leaders(
     held = _shares(weights.on_chain if weights else None)
     asked, last_ms = summary.asked.tolist(), summary.last_ms.tolist()
     success, latency, reward = (_column(c) for c in (summary.success, summary.latency_s, summary.reward))
-    newest = [_column(row) for row in summary.newest]
+    newest = [_column(row) for row in summary.newest.round(4)]
     return [
         LeaderRow(
             uid=neuron.uid,

@@ -36,6 +36,11 @@ export function say(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
+/** Where an answer is still to come. */
+export function loading() {
+  return h("div.empty", {}, "Loading\u2026");
+}
+
 /** A note for people where there is nothing yet. */
 export function empty(title, text) {
   return h("div.empty", {}, h("strong", {}, title), text);

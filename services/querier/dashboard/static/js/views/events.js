@@ -1,6 +1,6 @@
 // Every event as it happens.
 import { get } from "../api.js";
-import { empty, h, put } from "../dom.js";
+import { empty, h, loading, put } from "../dom.js";
 import { number } from "../format.js";
 import { poll } from "../poll.js";
 import { eventList, notice } from "../shared.js";
@@ -10,7 +10,7 @@ const MOST = 150;
 export function events(main, frame) {
   const warning = notice();
   const list = eventList(MOST);
-  const none = h("div", {}, empty("No events yet", "The trainer asks its first question in a few seconds."));
+  const none = h("div", {}, loading());
   const rate = h("p", { role: "status" }, "\u00a0");
   let last = "0-0";
   let paused = false;
@@ -27,6 +27,7 @@ export function events(main, frame) {
     last = found.last_id;
     list.take(found.events);
     warning.stale(found.stale, 0);
+    put(none, empty("No events yet", "The trainer asks its first question in a few seconds."));
     none.hidden = list.element.children.length > 0;
     list.element.hidden = !none.hidden;
   }, (problem) => warning.say(problem, frame));

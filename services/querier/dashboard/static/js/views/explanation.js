@@ -11,22 +11,38 @@ export function explanation(uid, frame) {
   let gone = false;
 
   async function load() {
+    if (!frame.mesh.viewer.asks) {
+      put(element, locked());
+      return;
+    }
     put(element, h("p.muted", { role: "status" }, "Asking the weights service, which reads the history\u2026"));
     try {
       const found = await get(`miners/${uid}/explanation`, { timeout: 40000 });
       if (!gone) put(element, ...(found.available ? account(found.explanation) : [missing(found.reason)]), again());
     } catch (problem) {
       if (gone) return;
-      const locked = problem.status === 401;
-      put(element, locked ? empty("Needs a key", "An explanation reads the whole history, so it is made for callers.") : missing(problem.message),
-        locked ? h("p.row", {}, h("button", { type: "button", on: { click: () => frame.openKey() } }, "Enter a key")) : again());
+      put(element, ...(problem.status === 401 ? [locked()] : [missing(problem.message), again()]));
     }
   }
 
+  const locked = () => h("div", {}, empty("Needs a key", "An explanation reads the whole history, so it is made for callers."),
+    h("p.row.centred", {}, h("button", { type: "button", on: { click: () => frame.openKey() } }, "Enter a key")));
   const again = () => h("p.row", {}, h("button.small", { type: "button", on: { click: load } }, "Explain again"));
   const missing = (reason) => empty("Not available", reason ? `${sentence(line(reason, 300))}.`.replace(/\.\.$/, ".") : "The weights service gives no explanation.");
-  load();
-  return { element, stop: () => { gone = true; } };
+  // Once it is known whether this viewer may ask.
+  let begun = false;
+  const unwatch = frame.watch((mesh) => {
+    if (!mesh || begun) return;
+    begun = true;
+    load();
+  });
+  return {
+    element,
+    stop: () => {
+      gone = true;
+      unwatch();
+    },
+  };
 }
 
 const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);

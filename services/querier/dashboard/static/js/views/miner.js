@@ -1,7 +1,7 @@
 // One miner: its standing, its last requests, and why it has its score.
 import { get } from "../api.js";
 import { chart } from "../charts.js";
-import { bar, card, chip, empty, facts, h, put, stats } from "../dom.js";
+import { bar, card, empty, facts, h, loading, put, stats } from "../dom.js";
 import { count, number, percent, seconds, words } from "../format.js";
 import { poll } from "../poll.js";
 import { eventLine, notice } from "../shared.js";
@@ -25,7 +25,7 @@ export function miner(main, frame, uid) {
     describe: ([x, rewards, failed]) => `Rewards of its last ${x.length} requests, ${failed.filter((one) => one !== null).length} of them failures.`,
   });
   const legend = h("ul.legend", {}, h("li", {}, h("i.good"), "reward"), h("li", {}, h("i.bad"), "failure"), h("li", {}, h("i.second"), `mean of ${MEAN_OVER}, a failure counts 0`));
-  const none = h("div", {}, empty("Not asked yet", "Its requests appear here as they happen."));
+  const none = h("div", {}, loading());
   const history = h("div", {}, legend, plot.element);
   const statuses = h("ul.breakdown");
   const details = h("div");
@@ -75,6 +75,7 @@ export function miner(main, frame, uid) {
   function draw(samples) {
     history.hidden = samples.length === 0;
     none.hidden = samples.length > 0;
+    put(none, empty("Not asked yet", "Its requests appear here as they happen."));
     if (!samples.length) return;
     const rewards = samples.map((one) => (one.status === "ok" ? one.reward : null));
     const failed = samples.map((one) => (one.status === "ok" ? null : 0));

@@ -1,7 +1,7 @@
 // The leaderboard.
 import { get } from "../api.js";
 import { sparkline } from "../charts.js";
-import { bar, chip, empty, h, put } from "../dom.js";
+import { bar, empty, h, loading, put } from "../dom.js";
 import { count, number, percent, seconds } from "../format.js";
 import { poll } from "../poll.js";
 import { notice } from "../shared.js";
@@ -48,7 +48,7 @@ export function miners(main, frame) {
   const search = h("input", { type: "search", placeholder: "Search uid or hotkey", "aria-label": "Search by uid or hotkey", on: { input: filter } });
   const only = h("input", { type: "checkbox", on: { change: filter } });
   const shown = h("span.count", { role: "status" });
-  const none = h("div", {}, empty("Waiting for the metagraph", "The weights service publishes it after its first sync with the chain."));
+  const none = h("div", {}, loading());
   const scroll = h("div.scroll.pinned", { tabindex: "0", role: "region", "aria-label": "Leaderboard" }, made.element);
   search.value = kept.text;
   only.checked = kept.only;
@@ -69,7 +69,7 @@ export function miners(main, frame) {
     if (shown.textContent !== text) shown.textContent = text;
     scroll.hidden = found.length === 0;
     none.hidden = found.length > 0;
-    if (rows.length && !found.length) put(none, empty("No miner matches", "Search for a uid or a part of a hotkey."));
+    if (!found.length) put(none, rows.length ? empty("No miner matches", "Search for a uid or a part of a hotkey.") : empty("Waiting for the metagraph", "The weights service publishes it after its first sync with the chain."));
   }
 
   const follow = poll(3000, async () => {

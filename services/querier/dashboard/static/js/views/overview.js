@@ -1,7 +1,7 @@
 // The mesh at a glance.
 import { get } from "../api.js";
 import { sparkline } from "../charts.js";
-import { card, chip, empty, h, put, stats } from "../dom.js";
+import { card, chip, empty, h, loading, put, stats } from "../dom.js";
 import { count, number, percent, seconds, words } from "../format.js";
 import { poll } from "../poll.js";
 import { eventList, notice } from "../shared.js";
@@ -25,9 +25,9 @@ export function overview(main, frame) {
   const numbers = h("div", {}, stats([["Miners to ask", "\u2013"], ["Events a minute", "\u2013"], ["Events scored", "\u2013"], ["Block", "\u2013"]]));
   const services = h("ul.services", { "aria-label": "Services" }, Object.keys(ROLES).map(waiting));
   const list = eventList(8, { brief: true });
-  const none = h("div", {}, empty("No events yet", "The trainer asks its first question in a few seconds."));
+  const none = h("div", {}, loading());
   const tops = h("ol.tops", { "aria-label": "Miners with the highest scores" });
-  const noTops = h("div", {}, empty("No scores yet", "They follow from the first events."));
+  const noTops = h("div", {}, loading());
   const learning = curve({ short: true });
   put(
     main,
@@ -36,7 +36,7 @@ export function overview(main, frame) {
     locked.element,
     numbers,
     h("section.section", {}, h("h2", {}, "Services"), services),
-    h("div.grid.section", {},
+    h("div.grid.section.reserved", {},
       card("Top miners", { flush: true, span: "w6", more: h("a", { href: "#/miners" }, "All miners") }, tops, noTops),
       card("Live events", { flush: true, span: "w6", more: h("a", { href: "#/events" }, "All events") }, list.element, none),
       card("What gating has learnt", { more: h("a", { href: "#/gating" }, "More") }, learning.element)),
@@ -67,6 +67,7 @@ export function overview(main, frame) {
     locked.clear();
     list.take(found.events);
     none.hidden = list.element.children.length > 0;
+    put(none, empty("No events yet", "The trainer asks its first question in a few seconds."));
     list.element.hidden = !none.hidden;
   }, (problem) => { if (problem.status === 401) locked.say(problem, frame); });
   const board = poll(4000, async () => {
@@ -74,6 +75,7 @@ export function overview(main, frame) {
     const rows = found.rows.filter((row) => row.score > 0).sort((a, b) => b.score - a.score).slice(0, TOP);
     put(tops, rows.map(top));
     noTops.hidden = rows.length > 0;
+    put(noTops, empty("No scores yet", "They follow from the first events."));
     tops.hidden = rows.length === 0;
   });
   const lessons = poll(6000, async () => learning.update(await get("learning")));

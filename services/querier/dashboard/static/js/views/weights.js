@@ -1,6 +1,6 @@
 // What was set on the chain, and what was not and why.
 import { get } from "../api.js";
-import { card, chip, empty, h, put } from "../dom.js";
+import { card, chip, empty, h, loading, put } from "../dom.js";
 import { ago, count, resultKind, when, words } from "../format.js";
 import { poll } from "../poll.js";
 import { minerLink, notice } from "../shared.js";
@@ -21,7 +21,7 @@ export function weights(main, frame) {
   const warning = notice();
   const made = table({ columns: COLUMNS, id: (row) => row.id, caption: "Attempts to set weights, the newest first", by: "time" });
   const state = h("div");
-  const none = h("div", {}, empty("No weights submitted yet", "They are submitted once an epoch of the subnet, when enough has been scored."));
+  const none = h("div", {}, loading());
   const scroll = h("div.scroll", { tabindex: "0", role: "region", "aria-label": "Submissions" }, made.element);
   put(main,
     h("div.head", {}, h("h1", {}, "Weights"), h("p", {}, "Every attempt to set weights, read back from the chain.")),
@@ -33,6 +33,7 @@ export function weights(main, frame) {
     warning.stale(found.stale, found.stale_s);
     put(state, next(found));
     made.update(found.submissions);
+    put(none, empty("No weights submitted yet", "They are submitted once an epoch of the subnet, when enough has been scored."));
     scroll.hidden = found.submissions.length === 0;
     none.hidden = found.submissions.length > 0;
   }, (problem) => warning.say(problem, frame));
