@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
-import httpx
 import structlog
 
 from coremesh.errors import ChainUnavailable, HistoryUnavailable
@@ -74,22 +73,13 @@ class Network:
 
         async def look() -> WeightsProcess | None:
             for instance in self.instances:
-                if await _leads(instance):
+                if 'coremesh_fold_leading{fold="scores"} 1.0' in await instance.metrics():
                     return instance
             return None
 
         found = await wait_until(look, timeout=30, why="somebody leads")
         assert found is not None
         return found
-
-
-async def _leads(instance: WeightsProcess) -> bool:
-    try:
-        async with httpx.AsyncClient(timeout=2) as client:
-            text = (await client.get(f"http://127.0.0.1:{instance.port}/metrics")).text
-    except httpx.HTTPError:
-        return False
-    return 'coremesh_fold_leading{fold="scores"} 1.0' in text
 
 
 @dataclass

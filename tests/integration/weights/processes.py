@@ -70,6 +70,14 @@ class WeightsProcess:
         async with httpx.AsyncClient(timeout=5) as client:
             return (await client.get(f"http://127.0.0.1:{self.port}{path}")).json()
 
+    async def metrics(self) -> str:
+        """What Prometheus would read, empty while it does not answer."""
+        try:
+            async with httpx.AsyncClient(timeout=2) as client:
+                return (await client.get(f"http://127.0.0.1:{self.port}/metrics")).text
+        except httpx.HTTPError:
+            return ""
+
     async def ready(self) -> bool:
         try:
             return (await self.get("/readyz"))["ready"]

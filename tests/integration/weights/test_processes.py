@@ -155,6 +155,59 @@ async def test_the_other_instance_takes_over_within_ten_seconds(
         second.end()
 
 
+async def test_a_leader_that_was_stopped_wakes_up_as_a_standby(
+    redis_history: RedisHistory, redis_url: str, chain: RunningChain, tmp_path: Path
+) -> None:
+    """A long pause of a whole process: its lease runs out without its knowing."""
+    flags = ("--weights.lease_s=0.5",)
+    pair = [WeightsProcess(redis_url, chain, tmp_path, flags) for _ in range(2)]
+    for process in pair:
+        process.start()
+    try:
+        await wait_until(redis_history.metagraph, timeout=30)
+        crowd = Crowd(redis_history)
+        async with crowd.at_work():
+            for turn in range(3):
+                leader = await redis_history.leader("weights")
+                process = await wait_until(lambda: _leading(pair), timeout=30, why="somebody leads")
+                assert process is not None
+                assert process.process is not None
+                await asyncio.sleep(0.13 * turn)
+                process.process.send_signal(signal.SIGSTOP)
+                try:
+                    await wait_until(
+                        lambda leader=leader: _led_by_another(redis_history, leader),
+                        timeout=30,
+                        why="an heir",
+                    )
+                    before = await redis_history.version("scores")
+                    await wait_until(lambda before=before: _beyond(redis_history, before), timeout=30)
+                finally:
+                    process.process.send_signal(signal.SIGCONT)
+                await wait_until(lambda p=process: _stands_by(p), timeout=30, why="it stands by")
+        await folded(pair[0], crowd.sent)
+        code, report = replay(redis_url)
+        assert (code, report["differences"], report["events"]) == (0, [], crowd.sent)
+    finally:
+        for process in pair:
+            process.end()
+
+
+async def _leading(pair: list[WeightsProcess]) -> WeightsProcess | None:
+    for process in pair:
+        if 'coremesh_fold_leading{fold="scores"} 1.0' in await process.metrics():
+            return process
+    return None
+
+
+async def _stands_by(process: WeightsProcess) -> bool:
+    return 'coremesh_fold_leading{fold="scores"} 0.0' in await process.metrics()
+
+
+async def _led_by_another(history: RedisHistory, leader: str | None) -> bool:
+    return await history.leader("weights") not in (None, leader)
+
+
 async def test_redis_and_the_chain_may_restart(
     tmp_path: Path, chain: RunningChain, redis_server: RedisServer
 ) -> None:
