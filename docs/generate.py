@@ -251,11 +251,9 @@ def _examples(service: str) -> list[str]:
         name, method, path = key.split(" ")
         if name != service:
             continue
-        words = [f"curl -s localhost:{PORTS[service]}{path}"]
-        if method == "POST":
-            words[0] = (
-                words[0].replace("curl -s", "curl -s -X POST") if example["request"] is None else words[0]
-            )
+        address = f"localhost:{PORTS[service]}{path}"
+        post = "-X POST " if method == "POST" and example["request"] is None else ""
+        words = [f"curl -s {post}" + (f"'{address}'" if "?" in address else address)]
         if service in ("gating", "reward", "weights"):
             words.append('-H "authorization: Bearer $TOKEN"')
         if example["request"] is not None:

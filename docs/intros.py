@@ -31,7 +31,9 @@ OpenAI's shape.
 **Who may call.** querier: bearers of one of `querier.api_keys`, everybody when there are none; `/forward` and the
 texts in `/history` with `querier.operator_token`, without one from the machine itself only. gating, reward, weights:
 bearers of `mesh.token`. The trainer's one endpoint is open. miner: requests signed with btauth/1
-([miner.md](miner.md)).
+([miner.md](miner.md)). More on keys, limits and priorities: [callers.md](callers.md).
+
+The examples were recorded on a devnet; long lists and texts are cut. Ports are the defaults, `$TOKEN` is `mesh.token`.
 """
 
 ERRORS = """
