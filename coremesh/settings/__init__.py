@@ -15,6 +15,7 @@ from coremesh.settings.sections import (
     TraceSettings,
     TrainerSettings,
     WalletSettings,
+    WandbSettings,
     WeightsSettings,
 )
 
@@ -36,6 +37,7 @@ __all__ = [
     "TraceSettings",
     "TrainerSettings",
     "WalletSettings",
+    "WandbSettings",
     "WeightsSettings",
     "examine",
     "load",

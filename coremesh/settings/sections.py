@@ -519,6 +519,30 @@ class ArchiveSettings(Section):
         return endpoint
 
 
+class WandbSettings(Section):
+    """Weights & Biases as a sink of events, by the leader of the weights service."""
+
+    section: ClassVar[str] = "wandb"
+
+    mode: Literal["off", "online", "offline"] = Field(
+        "off", description="off; online: sent as it happens; offline: kept in files for `wandb sync`"
+    )
+    project: str = Field("coremesh", min_length=1, max_length=128, description="project of the runs")
+    entity: str = Field("", description="user or team of the project; empty: the key's own")
+    key: SecretStr = Field(SecretStr(""), description="API key; empty: WANDB_API_KEY or wandb's own login")
+    directory: Path = Field(Path("wandb"), description="folder of wandb's files")
+    run_events: int = Field(360, ge=1, le=1_000_000, description="forwards in one run; then another begins")
+    notes: str = Field("", max_length=1000, description="notes of each run")
+    tags: tuple[str, ...] = Field((), max_length=20, description="JSON list of more tags of each run")
+    texts: bool = Field(False, description="show prompts and completions too")
+    timeout_s: float = Field(
+        120.0,
+        gt=0,
+        le=3600,
+        description="seconds that wandb may take for a page before its process is killed",
+    )
+
+
 ALL_SECTIONS: tuple[type[Section], ...] = (
     RedisSettings,
     ChainSettings,
@@ -533,4 +557,5 @@ ALL_SECTIONS: tuple[type[Section], ...] = (
     TrainerSettings,
     WeightsSettings,
     ArchiveSettings,
+    WandbSettings,
 )

@@ -86,6 +86,8 @@ def factory(settings: Settings, loops: Loops, health: Health) -> FastAPI:
         netuid=chain.netuid,
         keypair=keypair,
         followers=followers,
+        keep_events=weights.keep_events,
+        anchor_s=min(weights.trim_s, 15.0),
     )
 
 
