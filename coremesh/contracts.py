@@ -362,6 +362,9 @@ class ScoreStanding(Contract):
     score: float = Field(description="what the rule reads from it")
     successes: int
     failures: int
+    hotkey: str = Field(description="digest of the hotkey scored, 16 hex digits; zeros: none yet")
+    former: tuple[str, ...] = Field(description="digests of former hotkeys, whose late events do not count")
+    excluded: bool = Field(description="a validator over the stake limit: nothing counts")
 
 
 class ExplainedEvent(Contract):
@@ -374,13 +377,16 @@ class ExplainedEvent(Contract):
     block: int
     kind: str
     asked: int = Field(description="how many were asked")
-    place: int = Field(ge=0, description="index of the uid in rewards")
+    places: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        min_length=1, max_length=65536, description="indices of the uid in rewards, nearly always one"
+    )
+    hotkeys: tuple[str, ...] = Field(description="digests of the hotkeys asked, aligned with places")
     rewards: tuple[float | None, ...] = Field(
         max_length=65536, description="none: failed, which counts as a target of 0"
     )
-    reward: float | None
+    reward: float | None = Field(description="the uid's, in its first place")
     status: str
-    share: float | None = Field(description="of the softmax; none: the rule has no shares")
+    share: float | None = Field(description="of the softmax, as reward; none: the rule has no shares")
     counted: bool
     note: str = Field(
         default="", description="why it did not count, or that the uid started again from 0 with it"

@@ -18,6 +18,7 @@ from coremesh.service import create_app as create_base_app
 from coremesh.service.auth import require_token
 from coremesh.service.metrics import watch_fold
 from coremesh.wire.keys import KeyPair
+from services.weights.anchors import keep_anchors
 from services.weights.api import (
     OverrideResponse,
     PreviewRequest,
@@ -53,10 +54,13 @@ def create_app(
     netuid: int = 1,
     keypair: KeyPair | None = None,
     followers: Mapping[str, Callable[[], Coroutine[Any, Any, None]]] | None = None,
+    keep_events: int = 100_000,
+    anchor_s: float = 15.0,
 ) -> FastAPI:
     """The API over a running engine; the app's lifespan starts the engine's loops and closes what it uses.
 
-    ``keypair``: the validator's hotkey, which signs explanations; ``followers``: more loops, by name.
+    ``keypair``: the validator's hotkey, which signs explanations; ``followers``: more loops, by name;
+    ``keep_events``: how many the history keeps, for states to explain scores from, looked after every ``anchor_s``.
     """
     witness = Witness(engine, netuid, keypair)
 
@@ -70,6 +74,7 @@ def create_app(
         loops.start("fold-guard", engine.guard())
         loops.start("fold-metrics", watch_fold(NAME, lambda: engine.runner.status))
         loops.start("history-metrics", watch_history(engine.history))
+        loops.start("anchors", keep_anchors(engine, keep_events, anchor_s))
         for name, run in (followers or {}).items():
             loops.start(name, run())
         try:

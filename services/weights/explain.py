@@ -21,7 +21,7 @@ from services.weights.rules import Rule, SoftmaxEma
 from services.weights.scores import ScoreState
 
 MOST_EVENTS = 500
-MOST_RESETS = 1000
+MOST_STEPS = 2000
 
 
 class UnknownMiner(NotFound):
@@ -59,15 +59,32 @@ def share(rule: Rule, event: ForwardEvent, place: int) -> float | None:
 
 def standing(state: ScoreState, uid: int, rule: Rule) -> ScoreStanding:
     """What ``state`` holds of ``uid``; zeros for one that it does not know."""
+    former = tuple(hexadecimal(digest) for digest in state.retired.get(uid, ()))
     if not 0 <= uid < state.size:
-        return ScoreStanding(moving=0.0, score=0.0, successes=0, failures=0)
+        return ScoreStanding(
+            moving=0.0,
+            score=0.0,
+            successes=0,
+            failures=0,
+            hotkey=hexadecimal(0),
+            former=former,
+            excluded=False,
+        )
     at = slice(uid, uid + 1)
     return ScoreStanding(
         moving=float(state.moving[uid]),
         score=float(rule.scores(state.moving[at], state.successes[at], state.failures[at])[0]),
         successes=int(state.successes[uid]),
         failures=int(state.failures[uid]),
+        hotkey=hexadecimal(int(state.digests[uid])),
+        former=former,
+        excluded=bool(state.excluded[uid]),
     )
+
+
+def hexadecimal(digest: int) -> str:
+    """A digest as JSON can hold it for every reader."""
+    return f"{digest:016x}"
 
 
 async def explain(
@@ -204,22 +221,20 @@ class _Walk:
     def steps(self, names: dict[int, str]) -> list[ExplainedEvent | ExplainedReset]:
         """What was met, oldest first."""
         made: list[ExplainedEvent | ExplainedReset] = []
-        resets = sum(1 for met in self._met if isinstance(met.entry.event, MetagraphEvent))
-        for met in self._met:
+        for met in self._met[-MOST_STEPS:]:
             event = met.entry.event
             if isinstance(event, ForwardEvent):
                 made.append(_event(met, event, self._uid, self._rule))
-            elif resets > MOST_RESETS:
-                resets -= 1
             else:
                 made.append(_reset(met, event, names))
         return made
 
 
 def _event(met: _Met, event: ForwardEvent, uid: int, rule: Rule) -> ExplainedEvent:
-    place = int(np.flatnonzero(event.uids == uid)[0])
+    places = tuple(np.flatnonzero(event.uids == uid).tolist())
+    place = places[0]
     rewards = tuple(float(r) if np.isfinite(r) else None for r in event.rewards)
-    counted = met.before is None or met.restarted or met.before != met.after
+    counted = met.before is None or met.before != met.after
     note = ""
     if met.restarted:
         note = "started again from 0: the event showed a new hotkey"
@@ -232,7 +247,8 @@ def _event(met: _Met, event: ForwardEvent, uid: int, rule: Rule) -> ExplainedEve
         block=event.block,
         kind=event.kind,
         asked=len(event.uids),
-        place=place,
+        places=places,
+        hotkeys=tuple(hexadecimal(int(event.hotkeys[at])) for at in places),
         rewards=rewards,
         reward=rewards[place],
         status=_status(int(event.status[place])) if place < len(event.status) else "",

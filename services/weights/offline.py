@@ -22,6 +22,7 @@ from coremesh.settings import (
 from coremesh.types import ORIGIN
 from coremesh.wire.wallets import load_keypair
 from services.weights import scores
+from services.weights.anchors import base
 from services.weights.book import Page
 from services.weights.explain import MOST_EVENTS, Base, Speaker, explain
 from services.weights.fold import NAME
@@ -54,9 +55,10 @@ async def explain_checkpoint(
     if metagraph is not None:
         how = recipe(rule, metagraph.hyperparameters, "skip" if no_history == "skip" else "uniform")
         vector = how.vector(page.state, metagraph.hotkey)
-    base = Base(ScoreState(), ORIGIN) if await history.trimmed() == ORIGIN else None
+    whole = await history.trimmed() == ORIGIN
+    start = Base(ScoreState(), ORIGIN) if whole else await base(store, rule)
     speaker = Speaker(netuid, validator, vector)
-    return await explain(history, page, rule, uid, events=events, base=base, speaker=speaker)
+    return await explain(history, page, rule, uid, events=events, base=start, speaker=speaker)
 
 
 def main(argv: Sequence[str]) -> int:

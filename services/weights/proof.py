@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 
 from coremesh.contracts import ExplainedEvent, ExplainedReset, Explanation, ScoreStanding, SignedExplanation
-from coremesh.events import Flag, ForwardEvent, forward_event
+from coremesh.events import Flag, ForwardEvent, forward_event, pack
 from coremesh.types import EventId
 from coremesh.wire.keys import KeyPair, verifies
 from services.weights import scores
@@ -22,9 +24,6 @@ from services.weights.rules import Rule, rule_of_format
 from services.weights.scores import ScoreState
 
 DOMAIN = b"coremesh explanation/1\n"
-HOTKEY = "the miner"
-ANOTHER = 1
-"""A digest that is not HOTKEY's."""
 
 
 def canonical(explanation: Explanation) -> bytes:
@@ -109,35 +108,40 @@ def _chain(explanation: Explanation) -> list[str]:
 
 
 def _event(step: ExplainedEvent, rule: Rule, uid: int) -> list[str]:
-    if step.asked != len(step.rewards) or step.place >= step.asked:
+    if step.asked != len(step.rewards) or max(step.places) >= step.asked:
         return ["the number asked is not the number of rewards"]
+    if len(step.hotkeys) != len(step.places):
+        return ["the hotkeys are not one for each place"]
     problems: list[str] = []
-    if step.reward != step.rewards[step.place]:
+    if step.reward != step.rewards[step.places[0]]:
         problems.append("the reward is not the one in its place")
     event = _event_again(step, uid)
     if not scores.counts(event):
         return [*problems, "nobody has a reward, so it cannot have been scored"]
-    if share(rule, event, step.place) != step.share:
+    if share(rule, event, step.places[0]) != step.share:
         problems.append("the share does not follow from the rewards")
     if step.before is None or step.after is None:
         return problems
-    if not step.counted:
-        return problems + (["it did not count, yet the score moved"] if step.before != step.after else [])
-    state = _state(step.before, uid, event, step.place, restarted=step.restarted)
+    state = _state(step.before, uid)
     if standing(state, uid, rule) != step.before:
         problems.append("the score before does not follow from its moving value")
     after = standing(scores.fold(state, [event], rule), uid, rule)
     if after != step.after:
         problems.append(f"the score after it is {after.score!r}, not {step.after.score!r}")
+    if step.counted != (step.before != step.after):
+        problems.append("it says wrongly whether it counted")
+    if step.restarted != (step.before.hotkey != step.after.hotkey):
+        problems.append("it says wrongly whether the uid started again")
     return problems
 
 
 def _event_again(step: ExplainedEvent, uid: int) -> ForwardEvent:
     """The event with nobody but the miner known: the rewards of the others only enter the shares."""
     other = 65535 if uid != 65535 else 65534
-    uids, hotkeys = [other] * step.asked, [""] * step.asked
-    uids[step.place], hotkeys[step.place] = uid, HOTKEY
-    return forward_event(
+    uids, digests = np.full(step.asked, other), np.zeros(step.asked, np.uint64)
+    for place, digest in zip(step.places, step.hotkeys, strict=True):
+        uids[place], digests[place] = uid, number(digest)
+    event = forward_event(
         id=EventId(step.event_id),
         time_ms=step.time_ms,
         block=0,
@@ -145,26 +149,35 @@ def _event_again(step: ExplainedEvent, uid: int) -> ForwardEvent:
         flags=Flag.SCORED,
         messages=(),
         uids=uids,
-        hotkeys=hotkeys,
+        hotkeys=[""] * step.asked,
         status=[0] * step.asked,
         latency_s=[0.0] * step.asked,
         rewards=[float("nan") if reward is None else reward for reward in step.rewards],
     )
+    return msgspec.structs.replace(event, hotkeys_=pack(digests, "<u8"))
 
 
-def _state(
-    before: ScoreStanding, uid: int, event: ForwardEvent, place: int, *, restarted: bool
-) -> ScoreState:
+def _state(before: ScoreStanding, uid: int) -> ScoreState:
     state = ScoreState()
     state.resize(uid + 1)
     state.moving[uid] = before.moving
     state.successes[uid], state.failures[uid] = before.successes, before.failures
-    state.digests[uid] = np.uint64(ANOTHER) if restarted else event.hotkeys[place]
+    state.digests[uid] = number(before.hotkey)
+    state.excluded[uid] = before.excluded
+    if before.former:
+        state.retired[uid] = tuple(number(digest) for digest in before.former)
     return state
 
 
+def number(digest: str) -> int:
+    """A digest of 16 hex digits; 0 for what is none."""
+    return int(digest, 16) if re.fullmatch(r"[0-9a-f]{16}", digest) else 0
+
+
 def _reset(step: ExplainedReset) -> list[str]:
-    zero = ScoreStanding(moving=0.0, score=0.0, successes=0, failures=0)
-    if step.after == zero or step.after == step.before:
+    after = step.after
+    stands = (after.moving, after.score, after.successes, after.failures)
+    before = (step.before.moving, step.before.score, step.before.successes, step.before.failures)
+    if stands in ((0.0, 0.0, 0, 0), before):
         return []
     return ["a reset did not end at 0"]

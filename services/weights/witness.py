@@ -6,14 +6,14 @@ import asyncio
 
 from coremesh.contracts import Explanation, SignedExplanation
 from coremesh.errors import Busy, Unavailable
-from coremesh.types import ORIGIN
+from coremesh.types import stream_key
 from coremesh.wire.keys import KeyPair
+from services.weights.anchors import base
 from services.weights.book import Page
 from services.weights.compute import Vector
 from services.weights.engine import Engine
-from services.weights.explain import Base, Speaker, explain
+from services.weights.explain import Speaker, explain
 from services.weights.proof import sign
-from services.weights.scores import ScoreState
 
 MOST_WAITING = 4
 
@@ -48,14 +48,17 @@ class Witness:
         page, vector = self._now()
         validator = self._keypair.ss58_address if self._keypair else ""
         history = self._engine.history
-        base = Base(ScoreState(), ORIGIN) if await history.trimmed() == ORIGIN else None
+        rule = self._engine.book.rule
+        start = await base(history, rule)
+        if start is not None and stream_key(start.place) > stream_key(page.last_id):
+            start = None
         return await explain(
             history,
             page,
-            self._engine.book.rule,
+            rule,
             uid,
             events=events,
-            base=base,
+            base=start,
             speaker=Speaker(self._netuid, validator, vector),
         )
 

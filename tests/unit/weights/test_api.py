@@ -37,7 +37,9 @@ async def serving(
     )
     died: list[str] = []
     async with Loops(lambda name, error: died.append(name)) as loops:
-        app = create_app(engine, loops, Health(), token=TOKEN, alpha=0.99, keypair=keypair)
+        app = create_app(
+            engine, loops, Health(), token=TOKEN, alpha=0.99, keypair=keypair, keep_events=8, anchor_s=0.01
+        )
         transport = httpx.ASGITransport(app)
         async with (
             app.router.lifespan_context(app),

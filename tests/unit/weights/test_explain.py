@@ -114,7 +114,7 @@ async def test_a_story_is_told_with_its_shares_failures_and_resets() -> None:
     ]
     first, reset, former, _, failed = found.steps[1:]
     assert first.what == former.what == failed.what == "event"
-    assert (first.asked, first.place, first.rewards, first.status) == (3, 0, (1.0, 0.5, None), "ok")
+    assert (first.asked, first.places, first.rewards, first.status) == (3, (0,), (1.0, 0.5, None), "ok")
     assert first.share == pytest.approx(_softmax(1.0, 0.5), rel=1e-12)
     assert (former.counted, former.note) == (False, "the miner asked held another hotkey")
     assert (failed.reward, failed.status, failed.share, failed.counted) == (None, "timeout", 0.0, True)
@@ -196,6 +196,12 @@ FORGERIES = [
     ((*STEP, "share"), 0.9),
     ((*STEP, "rewards", 0), 1.0000001192092896),
     ((*STEP, "reward"), 2.0),
+    ((*STEP, "hotkeys", 0), "00" * 8),
+    ((*STEP, "hotkeys"), []),
+    ((*STEP, "places", 0), 3),
+    ((*STEP, "counted"), False),
+    ((*STEP, "restarted"), True),
+    ((*STEP, "before", "excluded"), True),
     ((*STEP, "asked"), 4),
     ((*STEP, "before", "moving"), 1e-9),
     (("explanation", "standing", "score"), 0.3),
