@@ -253,3 +253,14 @@ async def test_metrics_tell_of_stages_statuses_and_events(world: World) -> None:
     await wait_until(counted)
     assert await seen("coremesh_forwards_in_flight") == 0
     assert await seen("coremesh_metagraph_block") == 7
+
+
+async def test_long_completions_are_recorded_whole(world: World) -> None:
+    texts = [("Blue light is scattered more. " * 2_000)[:50_000] + f"So much for {n}." for n in range(4)]
+    await world.miners(*map(says, texts))
+    client = await world.querier()
+    body = (await ask(client)).json()
+    await world.event(body["event_id"])
+    transcript = await world.history.transcript(body["event_id"])
+    assert transcript is not None
+    assert list(transcript.completions) == texts
