@@ -1,7 +1,10 @@
 """What POST /score takes over the encoder's own time: ``python -m benchmarks.gating_score``.
 
-The app serves on loopback, with a head taught on 256 miners, to a client in a process of its own; each prompt is new.
-From what the client sees of a request, the time is taken off that the encoder took for that very request.
+The app serves on loopback, with a head taught on 256 miners, to a client in a process of its own, which asks as a
+querier does. Each prompt is new; it is asked about through HTTP and given to the encoder itself, in a thread of the
+same process with nothing else to do, one after the other and every other time the other way round. The difference,
+prompt by prompt, is what /score adds: thread switches and caches that got cold count as its own. CPU time is that of
+the serving process for a request, without the encoder's thread while it encodes; it holds on a busy machine too.
 """
 
 from __future__ import annotations
@@ -11,11 +14,11 @@ import http.client
 import json
 import os
 import shutil
-import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
@@ -28,6 +31,7 @@ import torch
 import uvicorn
 import uvloop
 
+from coremesh.contracts import ChatMessage, ScoreRequest
 from coremesh.events import Flag, Message, forward_event
 from coremesh.history.redis import RedisHistory
 from coremesh.metagraph import Metagraph, Neuron
@@ -73,46 +77,72 @@ async def teach(history: RedisHistory) -> None:
 
 
 class TimedEncoder:
-    """The encoder of the service, with the milliseconds that each of its calls took."""
+    """The encoder of the service, with the milliseconds of wall clock and of CPU that each of its calls took."""
 
     def __init__(self, encoder: SentenceEncoder) -> None:
         self._encoder = encoder
         self.dim, self.identity = encoder.dim, encoder.identity
         self.took: list[float] = []
+        self.cpu: list[float] = []
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.thread_time()
         try:
             return self._encoder.encode(texts)
         finally:
+            self.cpu.append((time.thread_time() - cpu) * 1e3)
             self.took.append((time.perf_counter() - start) * 1e3)
 
 
-async def ask(port: int) -> list[float]:
-    """Milliseconds of each answer, as a client in a process of its own sees them."""
-    words = (sys.executable, "-m", "benchmarks.gating_score", "--client", str(port))
-    process = await asyncio.create_subprocess_exec(*words, stdout=asyncio.subprocess.PIPE)
-    output, _ = await process.communicate()
-    assert process.returncode == 0
-    return json.loads(output)
+class Client:
+    """A process of its own that asks when it is told to, on one connection."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    @classmethod
+    async def start(cls, port: int) -> Client:
+        pipe = asyncio.subprocess.PIPE
+        words = (sys.executable, "-m", "benchmarks.gating_score", "--client", str(port))
+        return cls(await asyncio.create_subprocess_exec(*words, stdin=pipe, stdout=pipe))
+
+    async def ask(self, prompt: str) -> float:
+        """Milliseconds until the answer was read."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{prompt}\n".encode())
+        return float(await self._process.stdout.readline())
+
+    async def stop(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        assert await self._process.wait() == 0
 
 
 def client(port: int) -> None:
-    """Ask new prompts one after another on one connection, and print what each took."""
+    """Ask about each line of standard input, and print the milliseconds that its answer took."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    took: list[float] = []
-    for number in range(ROUNDS + WARM_UP):
-        body = json.dumps({"text": f"user: What is item {number} good for?", "k": 10})
+    for line in sys.stdin:
+        request = ScoreRequest(
+            messages=(ChatMessage(role="user", content=line.strip()),),
+            uids=tuple(range(MINERS)),
+            k=10,
+            random=False,
+            deadline_s=10.0,
+        )
+        body = request.model_dump_json().encode()
         start = time.perf_counter()
         connection.request("POST", "/score", body, {"content-type": "application/json"})
         answer = connection.getresponse()
         content = answer.read()
-        took.append((time.perf_counter() - start) * 1e3)
+        took = (time.perf_counter() - start) * 1e3
         if answer.headers.get("connection") == "close":
-            connection.close()  # http.client opens the next by itself
+            connection.close()
+        if connection.sock is None:
+            connection.connect()  # before the next is timed
         assert answer.status == 200
         assert len(json.loads(content)["chosen"]) == 10
-    print(json.dumps(took[WARM_UP:]))
+        print(took, flush=True)
 
 
 async def measure(url: str) -> None:
@@ -131,19 +161,54 @@ async def measure(url: str) -> None:
             assert time.monotonic() < deadline, "the head was not learnt"
             await asyncio.sleep(0.1)
     encoder.took.clear()
-    asking = await ask(port)
-    encoding = encoder.took[WARM_UP:]
-    assert len(asking) == len(encoding) == ROUNDS, (
-        "each request encodes one new prompt, nothing else is encoded"
-    )
+    rows = await rounds(await Client.start(port), encoder)
     server.should_exit = True
     await serving
     await history.close()
-    whole, own = statistics.median(asking), statistics.median(encoding)
-    print(f"/score p50 {whole:.2f} ms, the encoder p50 {own:.2f} ms", file=sys.stderr)
-    over = round(statistics.median(a - e for a, e in zip(asking, encoding, strict=True)), 3)
-    row = {"value": over, "unit": "ms", "baseline": 2.0, "ratio": round(2.0 / max(over, 1e-3), 3)}
-    print(json.dumps({"metric": "gating.score_overhead_ms"} | row), flush=True)
+    report(np.array(rows)[WARM_UP:])
+
+
+async def rounds(client: Client, encoder: TimedEncoder) -> list[tuple[float, float, float, float]]:
+    """Of each prompt: the answer, the encoder alone, the encoder within the answer, and the answer's CPU time
+    without the encoder, in milliseconds."""
+    found: list[tuple[float, float, float, float]] = []
+    with ThreadPoolExecutor(1) as alone:
+        for number in range(ROUNDS + WARM_UP):
+            prompt = f"What is item {number} good for?"
+            whole = direct = within = cpu = 0.0
+            for http_first in (number % 2 == 0, number % 2 == 1):
+                encoder.took.clear()
+                encoder.cpu.clear()
+                if http_first:
+                    start = time.process_time()
+                    whole = await client.ask(prompt)
+                    cpu = (time.process_time() - start) * 1e3 - encoder.cpu[0]
+                    (within,) = encoder.took  # one call: each prompt is new, and nothing else is encoded
+                else:
+                    text = [f"user: {prompt}"]
+                    await asyncio.get_running_loop().run_in_executor(alone, encoder.encode, text)
+                    (direct,) = encoder.took
+            found.append((whole, direct, within, cpu))
+    await client.stop()
+    return found
+
+
+def report(rows: np.ndarray) -> None:
+    whole, direct, within, cpu = rows.T
+    print(
+        f"/score p50 {np.median(whole):.2f} ms, the encoder alone p50 {np.median(direct):.2f} ms; "
+        f"over the encoder's time within the same request p50 {np.median(whole - within):.2f} ms; "
+        f"quartiles of what is added {np.percentile(whole - direct, [25, 50, 75]).round(2)} ms",
+        file=sys.stderr,
+    )
+    for metric, value, limit in (
+        ("score_overhead_ms", float(np.median(whole - direct)), 2.0),
+        ("score_overhead_within_ms", float(np.median(whole - within)), 2.0),
+        ("score_overhead_cpu_ms", float(np.median(cpu)), None),
+    ):
+        row = {"metric": f"gating.{metric}", "value": round(value, 3), "unit": "ms", "baseline": limit}
+        ratio = None if limit is None else round(limit / max(value, 1e-3), 3)
+        print(json.dumps(row | {"ratio": ratio}), flush=True)
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ from coremesh.settings import (
 )
 from coremesh.types import new_event_id
 from services.gating.batching import BatchingEncoder
-from services.gating.encoder import SentenceEncoder
+from services.gating.encoder import TextEncoder
 from services.gating.generation import FOLD, NEXT, ROLE, Generations
 from services.gating.learning import GatingLearning
 from services.gating.route import short_route
@@ -35,7 +35,7 @@ from services.gating.service import GatingService
 from services.gating.snapshot import RollBook
 
 
-def create_gating_app(settings: Settings, encoder: SentenceEncoder, loops: Loops, health: Health) -> FastAPI:
+def create_gating_app(settings: Settings, encoder: TextEncoder, loops: Loops, health: Health) -> FastAPI:
     """The app, with the encoder already loaded. Raises BadSetting for an address that others can reach."""
     gating, mesh = settings[GatingSettings], settings[MeshSettings]
     token = mesh.token.get_secret_value()

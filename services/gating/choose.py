@@ -74,7 +74,7 @@ def choose(
     places = min(explore * size, size - 1.0)
     exploring = int(places) + int(rng.random() < places - int(places))
     first = size - exploring
-    indices, ranks = order[:size], np.arange(size)
+    indices, ranks = order[:size], list(range(size))
     if exploring:
         best = order[:first]
         drawn, _ = _order(rng.permutation(order[first:]), exploring, groups, share, taken=best)
@@ -84,15 +84,16 @@ def choose(
     return Choice(indices, _chances(ranks, order.size, size, places))
 
 
-def _chances(ranks: np.ndarray, n: int, size: int, places: float) -> np.ndarray:
+def _chances(ranks: list[int], n: int, size: int, places: float) -> np.ndarray:
     """The chance of those at ``ranks`` among ``n`` to be of ``size``, ``places`` of them on average at random."""
-    part = places - int(places)
-    chance = np.zeros(ranks.size)
-    for exploring, weight in ((int(places), 1.0 - part), (int(places) + 1, part)):
+    fewer, part = int(places), places - int(places)
+    chance = [0.0] * len(ranks)
+    for exploring, weight in ((fewer, 1.0 - part), (fewer + 1, part)):
         if weight > 0:
-            rest = n - size + exploring
-            chance += weight * np.where(ranks < size - exploring, 1.0, exploring / max(rest, 1))
-    return np.clip(chance, 1e-6, 1.0)
+            drawn = exploring / max(n - size + exploring, 1)
+            for at, rank in enumerate(ranks):
+                chance[at] += weight * (1.0 if rank < size - exploring else drawn)
+    return np.array([min(max(one, 1e-6), 1.0) for one in chance])
 
 
 def uniform(candidates: np.ndarray, k: int, *, rng: np.random.Generator) -> Choice:
@@ -163,19 +164,20 @@ def _order(
     for index in [] if taken is None else taken.tolist():
         count(index)
     first: list[int] = []
-    places: list[int] = []
-    for place, index in enumerate(ranked.tolist()):
+    passed: list[int] = []
+    for index in ranked.tolist():
         if len(first) == k:
             break
         if all(
             seen.get(int(labels[index]), 0) < per_group for labels, seen in zip(groups, counts, strict=True)
         ):
             first.append(index)
-            places.append(place)
             count(index)
-    others = np.ones(ranked.size, dtype=bool)
-    others[places] = False
-    return np.concatenate([np.array(first, dtype=np.int64), ranked[others]]), len(first)
+        else:
+            passed.append(index)
+    looked_at = first + passed
+    order = np.concatenate([np.array(looked_at, dtype=np.int64), ranked[len(looked_at) :]])
+    return order, len(first)
 
 
 def _one(labels: np.ndarray) -> bool:
@@ -185,10 +187,11 @@ def _one(labels: np.ndarray) -> bool:
 
 def _finite(values: np.ndarray) -> np.ndarray:
     """Whatever is not a number ranks last and spreads not at all."""
-    return np.nan_to_num(np.asarray(values, dtype=np.float64), nan=-1e9, posinf=1e9, neginf=-1e9).clip(
-        -1e9, 1e9
-    )
+    return np.fmin(np.fmax(np.asarray(values, dtype=np.float64), -1e9), 1e9)  # both pass over NaN
 
 
 def _distinct(candidates: np.ndarray) -> np.ndarray:
-    return np.unique(np.asarray(candidates, dtype=np.int64))
+    candidates = np.asarray(candidates, dtype=np.int64)
+    if (candidates[1:] > candidates[:-1]).all():
+        return candidates
+    return np.unique(candidates)

@@ -88,7 +88,7 @@ class GatingService:
         # Nothing to validate: all of it was made here.
         return ScoreResponse.model_construct(
             uids=tuple(uids.tolist()),
-            scores=tuple(np.nan_to_num(mean).tolist()),
+            scores=tuple(_finite(mean).tolist()),
             chosen=tuple(uids[choice.indices].tolist()) if choice else (),
             propensities=tuple(choice.propensities.tolist()) if choice else (),
             head_version=version,
@@ -136,6 +136,11 @@ class GatingService:
         )
         CHOSEN.labels("best").inc(len(found))
         return found
+
+
+def _finite(mean: np.ndarray) -> np.ndarray:
+    """Scores that JSON can hold."""
+    return mean if np.isfinite(mean).all() else np.nan_to_num(mean)
 
 
 def _text(request: ScoreRequest) -> str:
