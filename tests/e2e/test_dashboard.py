@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,22 +12,18 @@ from typing import Any
 import pytest
 from playwright.async_api import Page, expect
 
-from tests.browser import browser, complaints, needs_chromium
+from tests.browser import browser, complaints, needs_chromium, tab
 from tests.e2e.mesh import Mesh
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), needs_chromium]
 
 PARTS = ["querier", "trainer", "gating", "reward", "weights", "history"]
-PATIENCE_MS = 60_000
 
 
 @pytest.fixture
 async def page() -> AsyncIterator[Page]:
-    expect.set_options(timeout=PATIENCE_MS)
     async with browser() as chromium:
-        context = await chromium.new_context(viewport={"width": 1280, "height": 900}, color_scheme="dark")
-        context.set_default_timeout(PATIENCE_MS)
-        yield await context.new_page()
+        yield await tab(chromium, color_scheme="dark")
 
 
 def skilled(mesh: Mesh) -> list[dict[str, Any]]:
@@ -52,7 +49,7 @@ async def test_a_person_sees_the_mesh_asks_it_and_learns_why_a_miner_has_its_sco
     assert [name.lower() for name in await names.all_text_contents()] == PARTS
     await expect(page.locator(".service .chip")).to_have_text(["up"] * len(PARTS))
     await expect(page.locator(".service", has_text="weights")).to_contain_text("v0.")
-    await expect(page.locator(".events li").first).to_contain_text("answered")
+    await expect(page.locator(".events li", has_text="answered")).not_to_have_count(0)
     await expect(page.locator(".tops li").first).to_contain_text("%")
     await expect(page.locator(".chart canvas")).to_have_count(1)
     background = await page.evaluate("() => getComputedStyle(document.body).backgroundColor")
@@ -61,17 +58,16 @@ async def test_a_person_sees_the_mesh_asks_it_and_learns_why_a_miner_has_its_sco
 
     await page.get_by_role("navigation").get_by_role("link", name="Miners").click()
     uids = page.locator("tbody td:first-child")
-    await expect(uids).to_have_count(len([r for r in mesh.cli("scores")["rows"] if not r["excluded"]]))
-    shown = {int(text) for text in await uids.all_text_contents()}
-    assert {row["uid"] for row in rows} <= shown
+    for row in rows:
+        await expect(page.get_by_role("link", name=str(row["uid"]), exact=True)).to_be_visible()
     best = await uids.first.text_content()
     await page.screenshot(path=tmp_path / "miners.png", full_page=True)
 
     await uids.first.get_by_role("link").click()
     await expect(page.locator("h1")).to_have_text(f"Miner {best}")
-    await expect(page.locator(".stats")).to_contain_text("rank 1")
-    await expect(page.locator(".explain")).to_contain_text("Rank 1 with a score of")
-    await expect(page.locator(".explain tbody tr").first).to_contain_text("of 12")
+    await expect(page.locator(".stats")).to_contain_text(re.compile(r"rank \d"))
+    await expect(page.locator(".explain")).to_contain_text(re.compile(r"Rank \d+ with a score of 0\.\d+"))
+    await expect(page.locator(".explain tbody tr")).not_to_have_count(0)
     await expect(page.locator(".chart canvas")).to_have_count(1)
     await page.screenshot(path=tmp_path / "miner.png", full_page=True)
 

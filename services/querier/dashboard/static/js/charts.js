@@ -27,7 +27,7 @@ export function chart({ series, short = false, describe, range = null }) {
       height: element.clientHeight || 200,
       legend: { show: false },
       cursor: { y: false, points: { size: 7 }, drag: { x: false, y: false } },
-      padding: [8, 26, 0, 0],
+      padding: [8, 32, 0, 0],
       scales: { y: { range: range ?? ((u, low, high) => spread(low, high)) } },
       axes: [
         { ...axis, grid: { show: false }, size: 28, space: 74, values: (u, ticks) => ticks.map((tick) => new Date(tick * 1000).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit", ...(ticks.at(-1) - ticks[0] < 300 ? { second: "2-digit" } : {}) })) },

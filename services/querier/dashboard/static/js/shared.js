@@ -50,7 +50,7 @@ export function eventLine(row, { fresh = false, brief = false } = {}) {
   const time = h("time", { datetime: new Date(row.time_ms).toISOString() }, clock(row.time_ms));
   const kind = h("span.kind", {}, h(`span.chip${KINDS[row.kind] ? `.${KINDS[row.kind]}` : ""}`, {}, words(row.kind)));
   if (row.kind === "metagraph") {
-    const what = row.changes ? `${count(row.changes)} ${row.changes === 1 ? "uid" : "uids"} changed hands` : "permits changed";
+    const what = row.changes ? `${count(row.changes)} ${row.changes === 1 ? "uid" : "uids"} changed` : "permits changed";
     return h("li", {}, h(`div.still${fresh ? ".fresh" : ""}`, {}, time, kind, h("span.what", {}, what), h("span.end.muted.small", {}, `block ${count(row.block)}`)));
   }
   const what = [
