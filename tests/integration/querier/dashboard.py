@@ -10,10 +10,17 @@ import numpy as np
 from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse
 
+from coremesh.contracts import (
+    ExplainedEvent,
+    ExplainedReset,
+    Explanation,
+    ScoreStanding,
+    SignedExplanation,
+)
 from coremesh.events import Flag, ForwardEvent, Message, Transcript, forward_event
 from coremesh.history.redis import RedisHistory
 from coremesh.metagraph import Metagraph
-from coremesh.types import event_id_ms, new_event_id
+from coremesh.types import event_id_ms, hotkey_digest, new_event_id
 from coremesh.wire.status import Status
 
 VERSION = "0.1.0"
@@ -205,60 +212,66 @@ class Doubles:
         }
 
 
-def explanation(metagraph: Metagraph, uid: int, score: float) -> dict[str, Any]:
-    """An account of a score as the weights service gives it: one success, one failure, one new beginning."""
-    standing = {"moving": score, "score": score, "successes": 10, "failures": 1}
-    common = {"stream_id": "1-0", "time_ms": time.time_ns() // 1_000_000, "block": 7}
-    return {
-        "explanation": {
-            "netuid": 1,
-            "validator": metagraph.hotkey,
-            "uid": uid,
-            "hotkey": metagraph.neurons[uid].hotkey,
-            "rule": "softmax_ema alpha=0.99",
-            "standing": standing,
-            "rank": 1,
-            "weight": 0.5,
-            "excluded": False,
-            "reset_block": 0,
-            "events": 42,
-            "last_id": "1-0",
-            "since": "0-0",
-            "trimmed": "0-0",
-            "agrees": True,
-            "note": "",
-            "steps": [
-                {
-                    "what": "reset",
-                    "event_id": new_event_id(),
-                    **common,
-                    "old_hotkey": "",
-                    "new_hotkey": metagraph.neurons[uid].hotkey,
-                    "reason": "the hotkey changed",
-                    "before": standing,
-                    "after": {**standing, "score": 0.0},
-                },
-                *(
-                    {
-                        "what": "event",
-                        "event_id": new_event_id(),
-                        **common,
-                        "kind": "answer",
-                        "asked": 3,
-                        "place": 0,
-                        "rewards": [reward, 0.4, None],
-                        "reward": reward,
-                        "status": "timeout" if reward is None else "ok",
-                        "share": share,
-                        "counted": True,
-                        "before": {**standing, "score": score - 0.002},
-                        "after": standing,
-                    }
-                    for reward, share in ((None, None), (0.9, 0.6))
-                ),
-            ],
-        }
-    }
+def explanation(metagraph: Metagraph, uid: int, score: float, *, note: str = "") -> dict[str, Any]:
+    """An account of a score as the weights service gives it: a new beginning, a failure, a success."""
+    hotkey = metagraph.neurons[uid].hotkey
+
+    def standing(value: float) -> ScoreStanding:
+        digest = f"{hotkey_digest(hotkey):016x}"
+        return ScoreStanding(
+            moving=value, score=value, successes=10, failures=1, hotkey=digest, former=(), excluded=False
+        )
+
+    def asked(reward: float | None, share: float | None) -> ExplainedEvent:
+        return ExplainedEvent(
+            event_id=new_event_id(),
+            stream_id="1-0",
+            time_ms=time.time_ns() // 1_000_000,
+            block=7,
+            kind="answer",
+            asked=3,
+            places=(0,),
+            hotkeys=(f"{hotkey_digest(hotkey):016x}",),
+            rewards=(reward, 0.4, None),
+            reward=reward,
+            status="timeout" if reward is None else "ok",
+            share=share,
+            counted=True,
+            before=standing(score - 0.002),
+            after=standing(score),
+        )
+
+    reset = ExplainedReset(
+        event_id=new_event_id(),
+        stream_id="1-0",
+        time_ms=time.time_ns() // 1_000_000,
+        block=7,
+        old_hotkey="",
+        new_hotkey=hotkey,
+        reason="the hotkey changed",
+        before=standing(score),
+        after=standing(0.0),
+    )
+    found = Explanation(
+        netuid=1,
+        validator=metagraph.hotkey,
+        uid=uid,
+        hotkey=hotkey,
+        rule="softmax_ema alpha=0.99",
+        standing=standing(score),
+        rank=1,
+        weight=0.5,
+        excluded=False,
+        reset_block=0,
+        events=42,
+        last_id="1-0",
+        since="0-0",
+        trimmed="0-0",
+        agrees=True,
+        note=note,
+        steps=(reset, asked(None, None), asked(0.9, 0.6)),
+    )
+    return SignedExplanation(explanation=found).model_dump(mode="json")
 
 
 def submission(

@@ -403,10 +403,3 @@ async def test_it_can_be_turned_off(world: World) -> None:
     paths = ("/", "/dashboard/api/overview", "/dashboard/static/js/app.js")
     assert [(await client.get(path)).status_code for path in paths] == [404, 404, 404]
     assert (await client.get("/miners")).status_code == 200
-
-
-def test_the_double_explains_as_the_contract_says() -> None:
-    from coremesh.contracts import SignedExplanation
-
-    metagraph = make_metagraph(make_miners([says("x")]), [9])
-    assert SignedExplanation.model_validate(explanation(metagraph, 1, 0.5)).explanation.uid == 1

@@ -60,8 +60,7 @@ async def test_nothing_from_a_miner_becomes_markup_or_hides(world: World, chromi
     forward = make_event(metagraph, {1: 0.9, 2: 0.8}, time_ms=1_700_000_000_000, prompt=ATTACK)
     await append(world.history, forward, (f"{ATTACK} {TURNED}", "B" * 1_000_000))
     doubles.submissions = [submission(1, "failed", reason=f"{ATTACK} {TURNED}")]
-    doubles.explanations[3] = explanation(metagraph, 3, 0.2)
-    doubles.explanations[3]["explanation"]["note"] = f"{ATTACK} {TURNED}"
+    doubles.explanations[3] = explanation(metagraph, 3, 0.2, note=f"{ATTACK} {TURNED}")
     page = await tab(chromium)
     said = complaints(page)
 

@@ -61,7 +61,7 @@ function account(found) {
   ].filter(Boolean).join(" ");
   return [
     h("p", {}, said),
-    h("p.row", {}, chip(found.agrees ? "recomputed bit for bit" : "not recomputed from the start", found.agrees ? "good" : "warn"), h("span.muted.small", {}, `rule ${line(found.rule, 160)}`)),
+    h("p.row", {}, chip(found.agrees ? "recomputed bit for bit" : "not recomputed", found.agrees ? "good" : "warn"), h("span.muted.small", {}, `rule ${line(found.rule, 160)}`)),
     events.length > 0 ? steps(found.steps) : h("p.muted", {}, "None of the scored events that are kept asked it."),
   ];
 }
