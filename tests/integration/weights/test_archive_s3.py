@@ -1,0 +1,79 @@
+"""The archive in S3-compatible storage, through pyarrow's own client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client import REGISTRY
+
+from coremesh.history.redis import RedisHistory
+from coremesh.settings import ArchiveSettings
+from coremesh.types import ORIGIN
+from services.weights.archive.archiver import NAME
+from services.weights.archive.files import ArchiveUnavailable, ArrowFiles, open_files
+from services.weights.archive.reader import ParquetHistory
+from tests.fakes.s3 import FakeS3
+from tests.integration.weights.test_archive import archived_to, archiver, finished, rows_of, tell
+from tests.integration.weights.test_every_await import end, story
+from tests.wait import wait_until
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeS3]:
+    for name, value in (
+        ("AWS_ACCESS_KEY_ID", "test"),
+        ("AWS_SECRET_ACCESS_KEY", "test"),
+        ("AWS_EC2_METADATA_DISABLED", "true"),
+    ):
+        monkeypatch.setenv(name, value)
+    with FakeS3() as fake:
+        yield fake
+
+
+def bucket(s3: FakeS3) -> ArrowFiles:
+    return open_files("s3://bucket/some/prefix", ArchiveSettings(s3_endpoint=s3.endpoint))
+
+
+async def test_an_archive_in_a_bucket_is_read_back(s3: FakeS3, redis_history: RedisHistory) -> None:
+    await tell(redis_history, story(), submissions=2)
+    files = bucket(s3)
+    running = asyncio.create_task(archiver(redis_history, files, "me").run())
+    last = await finished(redis_history)
+    await wait_until(lambda: archived_to(redis_history, *last))
+    await end(running)
+    entries, submissions = await rows_of(files)
+    assert entries == await redis_history.read(ORIGIN, 100)
+    assert submissions == await redis_history.submissions(100)
+    assert {name.split("/day=")[0] for name in s3.objects if name.endswith(".parquet")} == {
+        f"bucket/some/prefix/{table}" for table in ("events", "metagraph", "submissions")
+    }
+    # Nothing was ever there in part: each file is one object, put or completed once.
+    assert s3.uploads == {}
+
+
+async def test_a_bucket_that_fails_is_counted_and_waited_for(s3: FakeS3, redis_history: RedisHistory) -> None:
+    def failures() -> float:
+        return REGISTRY.get_sample_value("coremesh_archive_failures_total", {"kind": "archive"}) or 0.0
+
+    await tell(redis_history, story())
+    files, before = bucket(s3), failures()
+    s3.broken = True
+    running = asyncio.create_task(archiver(redis_history, files, "me").run())
+    await wait_until(lambda: failures() >= before + 1)
+    assert await redis_history.trim(1, (NAME,)) == 0
+    s3.broken = False
+    last = await finished(redis_history)
+    await wait_until(lambda: archived_to(redis_history, *last))
+    await end(running)
+    entries, _ = await rows_of(files)
+    assert entries == await redis_history.read(ORIGIN, 100)
+
+
+async def test_an_empty_bucket_and_a_dead_endpoint_are_clear_errors(s3: FakeS3) -> None:
+    with pytest.raises(ArchiveUnavailable, match="there is no archive in s3://bucket/some/prefix"):
+        await ParquetHistory.open(bucket(s3), 1)
+    dead = open_files("s3://bucket/x", ArchiveSettings(s3_endpoint="http://127.0.0.1:9"))
+    with pytest.raises(ArchiveUnavailable, match="cannot list s3://bucket/x/events"):
+        await ParquetHistory.open(dead, 1)
