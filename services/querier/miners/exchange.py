@@ -194,7 +194,12 @@ class Exchange:
                 self._hear(self._reader.finish())
                 text = "".join(self._pieces)
             else:
-                text = tidy(self._call.completion(self._content_type, b"".join(self._chunks)))
+                text = self._call.completion(self._content_type, b"".join(self._chunks))
+                # Before it is cleaned: a megabyte of control characters would take long to clean.
+                if len(text) > self._context.limits.max_completion_chars:
+                    self._finish(Status.TOO_BIG, f"{len(text)} characters")
+                    return
+                text = tidy(text)
         except BadAnswer as error:
             self._finish(Status.MALFORMED, str(error))
             return
