@@ -29,6 +29,7 @@ from coremesh.settings import (
     TraceSettings,
     TrainerSettings,
     WalletSettings,
+    WandbSettings,
     examine,
     unknown_variables,
 )
@@ -206,13 +207,15 @@ def _asked_for(service: Service, settings: Settings) -> Iterator[Finding]:
         needs.append(("traces.endpoint", "opentelemetry-exporter-otlp-proto-http", "traces"))
     if service.name == "weights" and ArchiveSettings in settings and settings[ArchiveSettings].to:
         needs.append(("archive.to", "pyarrow", "parquet"))
+    if service.name == "weights" and WandbSettings in settings and settings[WandbSettings].mode != "off":
+        needs.append(("wandb.mode", "wandb", "wandb"))
     for setting, package, extra in needs:
         if not installed(package):
             yield fail(
                 "missing_package",
                 setting,
                 f"{setting} needs {package}, which is not installed",
-                f'pip install -c constraints.txt ".[{extra}]", or leave {setting} empty.',
+                f'pip install -c constraints.txt ".[{extra}]", or leave {setting} as it was.',
             )
 
 

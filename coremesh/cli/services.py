@@ -19,6 +19,7 @@ from coremesh.settings import (
     TraceSettings,
     TrainerSettings,
     WalletSettings,
+    WandbSettings,
     WeightsSettings,
 )
 
@@ -83,7 +84,8 @@ SERVICES: tuple[Service, ...] = (
         module="services.weights",
         port=8083,
         sections=(
-            *(RedisSettings, ChainSettings, WalletSettings, MeshSettings, WeightsSettings, ArchiveSettings),
+            *(RedisSettings, ChainSettings, WalletSettings, MeshSettings, WeightsSettings),
+            *(ArchiveSettings, WandbSettings),
             *_SHARED,
         ),
         guard="mesh token",

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from coremesh.settings import legacy
 from tests.unit.docs.references import text
 
 # The first validator's constants, methods, steps, settings and faults, each as parity.md has it in a row.
@@ -98,3 +99,56 @@ def test_what_is_missing_is_said_in_the_end() -> None:
     ]
     assert missing == ["length timeout multiplier 0.01"]
     assert "length timeout multiplier" in said
+
+
+# Rows of the original's settings, and the options that they were on its command line.
+OPTIONS = {
+    "netuid 1": ("netuid",),
+    "base prompt": ("neuron.base_prompt",),
+    "question prompt": ("neuron.question_prompt",),
+    "follow-up prompt": ("neuron.follow_up_prompt",),
+    "reset of the bootstrap prompt every 3 steps": ("neuron.reset_bootstrap_prompt_frequency",),
+    "reward model name": ("neuron.reward_model_name",),
+    "reward model path": ("neuron.reward_path",),
+    "length timeout multiplier 0.01": ("neuron.length_timeout_multiplier",),
+    "inference_topk 10": ("neuron.inference_topk",),
+    "training_topk 50": ("neuron.training_topk",),
+    "training_timeout 4 s": ("neuron.training_timeout",),
+    "inference_timeout 10 s": ("neuron.inference_timeout",),
+    "question timeout 12 s": (),  # a constant in its code
+    "inference_only off": ("neuron.inference_only",),
+    "axon_off off": ("neuron.axon_off",),
+    "axon ip and port": ("axon.ip", "axon.port", "axon.external_ip", "axon.external_port"),
+    "max_history 100,000": ("neuron.max_history",),
+    "device": ("neuron.device",),
+    "epoch_length_override -1": ("neuron.epoch_length_override",),
+    "dont_save_events off": ("neuron.dont_save_events",),
+    "events_retention_size 2 GB": ("neuron.events_retention_size",),
+    "no_reward_model off": ("neuron.no_reward_model",),
+    "question_random_sample_uids off": ("neuron.question_random_sample_uids",),
+    "reward_shift 3": ("neuron.reward_shift",),
+    "no_nsfw_filter off": ("neuron.no_nsfw_filter",),
+    "vpermit_tao_limit 1024": ("neuron.vpermit_tao_limit",),
+    "gating model name (a 125M decoder)": ("gating.model_name",),
+    "gating learning rate 0.01": ("gating.learning_rate",),
+    "gating momentum 0.9": ("gating.momentum",),
+    "gating num_uids from the metagraph": ("gating.num_uids",),
+    "wallet name, hotkey, path": ("wallet.name", "wallet.hotkey", "wallet.path"),
+    "subtensor network": ("subtensor.network", "subtensor.chain_endpoint"),
+    "logging directory": ("logging.logging_dir", "logging.record_log"),
+    "logging level": ("logging.debug", "logging.trace"),
+}
+
+
+def test_every_setting_of_the_original_is_an_option_here_taken_or_refused() -> None:
+    assert sorted(OPTIONS) == sorted(ORIGINAL["Settings"])
+    named = [name for names in OPTIONS.values() for name in names]
+    assert [name for name in named if name not in legacy.BY_NAME] == []
+    page = text("options.md")
+    assert [name for name in legacy.BY_NAME if page.count(f"| `--{name}` |") != 1] == []
+    # What an option became is what its row of this page names.
+    settings = rows("Settings")
+    for row, names in OPTIONS.items():
+        for name in names:
+            targets = [setting for setting, _ in legacy.BY_NAME[name].to]
+            assert [target for target in targets if target not in settings[row]] == [], row
