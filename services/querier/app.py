@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
+import structlog
 from fastapi import FastAPI
 
 from coremesh import service
@@ -113,6 +114,7 @@ def create_app(settings: Settings, loops: Loops, health: Health) -> FastAPI:
         settings[WalletSettings].path, settings[WalletSettings].name, settings[WalletSettings].hotkey
     )
     signer = Signer(keypair)
+    structlog.contextvars.bind_contextvars(hotkey=signer.hotkey)
     own_spool = OwnSpool(querier.spool, max_events=querier.spool_max_events)
     built = _build(settings, signer, own_spool)
     _watch(health, built, rewarding=querier.use_reward_model or not querier.no_nsfw_filter)

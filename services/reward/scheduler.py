@@ -357,7 +357,8 @@ class Scheduler:
             metrics.STEP_FAILURES.labels(part.ticket.op.name).inc()
             # The same failure again and again needs no traceback again and again.
             trace = error if self._failures <= TRACED_FAILURES else None
-            log.error("a step failed", op=part.ticket.op.name, reason=repr(error)[:500], exc_info=trace)
+            # Its class alone: what a tokenizer says may quote the text. The traceback says the rest.
+            log.error("a step failed", op=part.ticket.op.name, reason=type(error).__name__, exc_info=trace)
             with self._changed:
                 self._fail(part.ticket, error)
 

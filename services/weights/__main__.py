@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import Any
 
+import structlog
 from fastapi import FastAPI
 
 from coremesh import __version__
@@ -63,6 +64,7 @@ def factory(settings: Settings, loops: Loops, health: Health) -> FastAPI:
         settings[HttpSettings].host, bool(token), remedy="Set COREMESH_MESH_TOKEN, or listen on 127.0.0.1."
     )
     keypair = load_keypair(wallet.path.expanduser(), wallet.name, wallet.hotkey)
+    structlog.contextvars.bind_contextvars(hotkey=keypair.ss58_address)
     history = RedisHistory(redis.address, chain.netuid, timeout=timedelta(seconds=redis.timeout_s))
     holder = f"weights-{new_event_id()}"
     followers = _followers(history, settings[ArchiveSettings], chain.netuid, holder)
