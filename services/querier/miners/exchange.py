@@ -168,12 +168,13 @@ class Exchange:
     def on_head(self, content_type: str) -> None:
         """A 200 begins."""
         self._content_type = content_type
-        if self._on_delta is not None:
+        if not self._background:
+            # Also where nobody listens: a long stream read as it comes holds up nobody else.
             self._reader = self._call.deltas(content_type)
 
     def on_body(self, chunk: bytes) -> None:
         """Keep the chunk, or hand its text on where somebody listens."""
-        if self._reader is None or self._on_delta is None:
+        if self._reader is None:
             self._chunks.append(chunk)
             return
         try:
@@ -231,9 +232,10 @@ class Exchange:
 
     def _hear(self, delta: str) -> None:
         text = tidy(delta)
-        if text and self._on_delta is not None:
+        if text:
             self._pieces.append(text)
-            self._on_delta(text)
+            if self._on_delta is not None:
+                self._on_delta(text)
 
     # -- ends ------------------------------------------------------------------------------------------------
 
