@@ -2,6 +2,8 @@
 # The bases are arguments, so that a site can put its own mirror, digest or hardened image in their place.
 ARG BASE_IMAGE=python:3.11.13-slim-bookworm
 ARG WHEELS_IMAGE=scratch
+# Optional parts to put in, by the names of pyproject.toml: traces, and for weights wandb and parquet, for the trainer hub.
+ARG EXTRAS=""
 
 # Wheels to prefer over the index (an image with wheels in its root); by default there are none.
 FROM ${WHEELS_IMAGE} AS wheels
@@ -26,22 +28,25 @@ COPY deploy/docker/requirements.py pyproject.toml constraints.txt /pins/
 
 FROM pins AS querier-deps
 ARG PIP_CERT
+ARG EXTRAS
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python /pins/requirements.py querier > /pins/requirements.txt \
+    python /pins/requirements.py querier ${EXTRAS} > /pins/requirements.txt \
     && python -m venv --without-pip /opt/venv \
     && python -m pip --python /opt/venv/bin/python install -c /pins/constraints.txt -r /pins/requirements.txt
 
 FROM pins AS weights-deps
 ARG PIP_CERT
+ARG EXTRAS
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python /pins/requirements.py weights > /pins/requirements.txt \
+    python /pins/requirements.py weights ${EXTRAS} > /pins/requirements.txt \
     && python -m venv --without-pip /opt/venv \
     && python -m pip --python /opt/venv/bin/python install -c /pins/constraints.txt -r /pins/requirements.txt
 
 FROM pins AS devnet-deps
 ARG PIP_CERT
+ARG EXTRAS
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python /pins/requirements.py devnet querier > /pins/requirements.txt \
+    python /pins/requirements.py devnet querier ${EXTRAS} > /pins/requirements.txt \
     && python -m venv --without-pip /opt/venv \
     && python -m pip --python /opt/venv/bin/python install -c /pins/constraints.txt -r /pins/requirements.txt
 
@@ -49,9 +54,10 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 # build (its local version wins over the index's) and, when it names PyPI itself, the CUDA build.
 FROM pins AS torch-deps
 ARG PIP_CERT
+ARG EXTRAS
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=bind,from=wheels,target=/wheels \
-    python /pins/requirements.py gating reward > /pins/requirements.txt \
+    python /pins/requirements.py gating reward ${EXTRAS} > /pins/requirements.txt \
     && python -m venv --without-pip /opt/venv \
     && python -m pip --python /opt/venv/bin/python install -c /pins/constraints.txt \
         --find-links /wheels --extra-index-url "${TORCH_INDEX}" -r /pins/requirements.txt \
@@ -63,7 +69,8 @@ COPY deploy/docker/healthy deploy/docker/coremesh deploy/docker/spread /usr/loca
 # The folders take any user: whoever owns the hotkey file may be the one the container runs as.
 RUN groupadd --system --gid 10001 coremesh \
     && useradd --system --uid 10001 --gid 10001 --no-create-home --home-dir /tmp coremesh \
-    && mkdir -p /var/lib/coremesh/spool /var/lib/coremesh/chain /var/lib/coremesh/models /run/wallets \
+    && mkdir -p /var/lib/coremesh/spool /var/lib/coremesh/chain /var/lib/coremesh/models \
+        /var/lib/coremesh/kept /run/wallets \
     && chmod -R 1777 /var/lib/coremesh /run/wallets \
     && chmod 0755 /usr/local/bin/healthy /usr/local/bin/coremesh /usr/local/bin/spread
 ENV PATH=/opt/venv/bin:$PATH \

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-import importlib.util
+import re
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
+
+from coremesh.settings import ALL_SECTIONS, load
 
 K8S = Path(__file__).parents[3] / "deploy/k8s"
 TARGETS = ("base", "overlays/gpu", "overlays/dev")
 KUBERNETES = "1.31"
 SERVICES = ("querier", "trainer", "gating", "reward", "weights")
 
-needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl")
-needs_schemas = pytest.mark.skipif(
-    importlib.util.find_spec("kubernetes_validate") is None, reason="needs the package kubernetes-validate"
+ALIVE = {"httpGet": {"path": "/healthz", "port": "http"}}
+READY = {"httpGet": {"path": "/readyz", "port": "http"}}
+TIMES = {"periodSeconds", "timeoutSeconds", "failureThreshold"}
+
+needs_kubectl = pytest.mark.skipif(
+    shutil.which("kubectl") is None, reason="needs kubectl, whose kustomize renders the manifests"
 )
 
 
@@ -41,11 +47,8 @@ def pods(objects: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 @needs_kubectl
-@needs_schemas
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_object_fits_its_schema(target: str) -> None:
-    import kubernetes_validate  # pyright: ignore[reportMissingImports]
-
     for one in rendered(target):
         if one["apiVersion"] != "keda.sh/v1alpha1":
             kubernetes_validate.validate(one, KUBERNETES, strict=True)
@@ -158,3 +161,171 @@ def test_the_dev_overlay_brings_all_that_pods_refer_to() -> None:
         for source in pod["containers"][0].get("envFrom", ()):
             ((kind, reference),) = source.items()
             assert reference["name"] in named(objects, kinds[kind])
+
+
+@needs_kubectl
+@pytest.mark.parametrize("target", TARGETS)
+def test_probes_tell_starting_from_serving_from_dead(target: str) -> None:
+    found = {
+        name: [
+            {what: one for what, one in pod["containers"][0][f"{kind}Probe"].items() if what not in TIMES}
+            for kind in ("startup", "readiness", "liveness")
+        ]
+        for name, pod in pods(rendered(target)).items()
+        if name in SERVICES
+    }
+    # Queriers begin when all is there, and go on with less; what is not ready in reward is the models.
+    assert found == {
+        "querier": [READY, ALIVE, ALIVE],
+        "trainer": [ALIVE, ALIVE, ALIVE],
+        "gating": [ALIVE, ALIVE, ALIVE],
+        "reward": [ALIVE, READY, ALIVE],
+        "weights": [ALIVE, ALIVE, ALIVE],
+    }
+
+
+@needs_kubectl
+@pytest.mark.parametrize("target", TARGETS)
+def test_resources_are_asked_for_within_their_limits(target: str) -> None:
+    for name, pod in pods(rendered(target)).items():
+        resources = pod["containers"][0]["resources"]
+        assert set(resources["requests"]) >= {"cpu", "memory"}, name
+        assert _bytes(resources["requests"]["memory"]) <= _bytes(resources["limits"]["memory"]), name
+        assert "cpu" not in resources["limits"], name
+
+
+@needs_kubectl
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_drain_takes_one_pod_of_a_service_at_a_time(target: str) -> None:
+    objects = rendered(target)
+    budgets = named(objects, "PodDisruptionBudget")
+    assert set(SERVICES) <= set(budgets)
+    for name in SERVICES:
+        assert budgets[name]["spec"] == {
+            "maxUnavailable": 1,
+            "selector": {"matchLabels": {"app.kubernetes.io/name": name}},
+        }
+        template = named(objects, "Deployment")[name]["spec"]["template"]
+        assert template["metadata"]["labels"]["app.kubernetes.io/name"] == name
+
+
+@needs_kubectl
+@pytest.mark.parametrize("target", ["base", "overlays/dev"])
+def test_without_keda_what_works_for_callers_scales_by_cpu(target: str) -> None:
+    scalers = named(rendered(target), "HorizontalPodAutoscaler")
+    assert {name: one["spec"]["scaleTargetRef"]["name"] for name, one in scalers.items()} == {
+        name: name for name in ("querier", "gating", "reward")
+    }
+    for one in scalers.values():
+        assert 1 <= one["spec"]["minReplicas"] < one["spec"]["maxReplicas"]
+        (metric,) = one["spec"]["metrics"]
+        assert metric["resource"]["name"] == "cpu"
+
+
+@needs_kubectl
+def test_with_keda_models_scale_by_queue_and_p95_wait_and_queriers_by_concurrency() -> None:
+    objects = rendered("overlays/gpu")
+    asked: dict[str, list[tuple[str, ...]]] = {}
+    for name, one in named(objects, "ScaledObject").items():
+        spec = one["spec"]
+        assert one["apiVersion"] == "keda.sh/v1alpha1"
+        assert spec["scaleTargetRef"] == {"name": name}
+        assert name in named(objects, "Deployment")
+        assert 1 <= spec["minReplicaCount"] < spec["maxReplicaCount"]
+        for trigger in spec["triggers"]:
+            assert trigger["type"] == "prometheus"
+            assert set(trigger["metadata"]) - {"ignoreNullValues"} == {"serverAddress", "query", "threshold"}
+            assert float(trigger["metadata"]["threshold"]) > 0
+            query = trigger["metadata"]["query"]
+            quantile = re.findall(r"histogram_quantile\(([\d.]+)", query)
+            asked.setdefault(name, []).append((*re.findall(r"coremesh_\w+", query), *quantile))
+    # Their existence is tested with those of dashboards and alerts.
+    assert asked == {
+        "querier": [("coremesh_querier_callers",)],
+        "gating": [("coremesh_gating_queue_depth",), ("coremesh_gating_wait_seconds_bucket", "0.95")],
+        "reward": [("coremesh_reward_queue_requests",), ("coremesh_reward_wait_seconds_bucket", "0.95")],
+    }
+
+
+@needs_kubectl
+def test_a_pod_with_a_gpu_gives_it_up_before_the_next_one_starts() -> None:
+    objects = rendered("overlays/gpu")
+    devices = {"gating": "COREMESH_GATING_DEVICE", "reward": "COREMESH_REWARD_DEVICE"}
+    for name, variable in devices.items():
+        spec = named(objects, "Deployment")[name]["spec"]
+        assert spec["strategy"]["rollingUpdate"] == {"maxUnavailable": 1, "maxSurge": 0}
+        pod = spec["template"]["spec"]
+        given = {one["name"]: one["value"] for one in pod["containers"][0]["env"]}
+        assert given[variable] == "cuda"
+        assert pod["containers"][0]["image"] == f"coremesh/{name}:0.1.0-cuda"
+        assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in pod["tolerations"]
+
+
+@needs_kubectl
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_settings_of_every_pod_are_settings(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    objects = rendered(target)
+    sources = {**named(objects, "ConfigMap"), **named(objects, "Secret")}
+    for name in SERVICES:
+        container = pods(objects)[name]["containers"][0]
+        given = {one["name"]: one["value"] for one in container.get("env", ()) if "value" in one}
+        for one in container["envFrom"]:
+            ((_, reference),) = one.items()
+            given |= sources.get(reference["name"], {}).get("data") or {}
+        known = {
+            f"COREMESH_{section.section.upper()}_{field.upper()}"
+            for section in ALL_SECTIONS
+            for field in section.model_fields
+        }
+        ours = {variable: value for variable, value in given.items() if variable.startswith("COREMESH_")}
+        assert set(ours) <= known
+        if target != "overlays/dev":  # whose secrets are encoded
+            for variable, value in ours.items():
+                monkeypatch.setenv(variable, value)
+            load(ALL_SECTIONS)
+
+
+@needs_kubectl
+def test_redis_is_outside_unless_the_component_brings_one() -> None:
+    assert "StatefulSet" not in {one["kind"] for one in rendered("base")}
+    (redis,) = named(rendered("overlays/dev"), "StatefulSet").values()
+    assert redis["metadata"]["name"] == "redis"
+    ports = {
+        port["port"]
+        for rule in allowed(rendered("base"), "querier", "egress")
+        for port in rule.get("ports") or ()
+        for peer in rule["to"]
+        if peer.get("podSelector", {}).get("matchLabels") == {"app.kubernetes.io/name": "redis"}
+    }
+    # With TLS, and Sentinels, too.
+    assert ports == {6379, 6380, 26379}
+
+
+@needs_kubectl
+def test_traces_go_to_a_collector_and_nowhere_else(tmp_path: Path) -> None:
+    overlay = tmp_path / "overlay"
+    shutil.copytree(K8S, tmp_path / "k8s")
+    overlay.mkdir()
+    (overlay / "kustomization.yaml").write_text(
+        "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nnamespace: coremesh\n"
+        "resources: [../k8s/base]\ncomponents: [../k8s/components/traces]\n"
+    )
+    objects = rendered(str(overlay))
+    for one in objects:
+        kubernetes_validate.validate(one, KUBERNETES, strict=True)
+    (config,) = named(objects, "ConfigMap").values()
+    assert config["data"]["COREMESH_TRACES_ENDPOINT"] == "http://otel-collector.monitoring.svc:4318"
+    plain = rendered("base")
+    for name in SERVICES:
+        more = [
+            rule for rule in allowed(objects, name, "egress") if rule not in allowed(plain, name, "egress")
+        ]
+        monitoring = {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}
+        assert more == [
+            {"to": [{"namespaceSelector": monitoring}], "ports": [{"port": 4318, "protocol": "TCP"}]}
+        ]
+
+
+def _bytes(quantity: str) -> int:
+    number, unit = re.fullmatch(r"(\d+)(Mi|Gi)", quantity).groups()  # type: ignore[union-attr]
+    return int(number) * {"Mi": 2**20, "Gi": 2**30}[unit]
