@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from coremesh.command import say
 from coremesh.errors import BadSetting, CoremeshError
 from coremesh.events import ForwardEvent
 from coremesh.history.protocol import History
@@ -196,7 +196,7 @@ def main(argv: Sequence[str]) -> int:
         settings = load([RedisSettings, ChainSettings], words, known=ALL_SECTIONS)
         found = asyncio.run(_run(settings[RedisSettings], settings[ChainSettings].netuid))
     except CoremeshError as error:
-        print(f"reward compare: {error.message}. {error.remedy}", file=sys.stderr)
+        say(error, "reward compare")
         return BAD_SETTING if isinstance(error, BadSetting) else FAILED
     if as_json:
         print(json.dumps([asdict(one) for one in found]))

@@ -48,7 +48,8 @@ class Block:
     qkv: Linear | None  # all but the last layer
     q: Linear | None  # the last layer: queries only where they are read
     kv: Linear | None
-    q_norm: Norm | None
+    qk_norm: Norm | None  # all but the last layer: of queries and keys together
+    q_norm: Norm | None  # the last layer
     k_norm: Norm | None
     out: Linear
     gate: Linear | None  # with `up`: a gated MLP
@@ -132,12 +133,10 @@ class PackedDecoder:
         qkv = block.qkv(h)
         qk = qkv[:, : shape.q + shape.kv].view(len(x), shape.heads + shape.kv_heads, shape.width)
         v = qkv[:, shape.q + shape.kv :].view(len(x), shape.kv_heads, shape.width)
-        if block.q_norm is not None and block.k_norm is not None:
-            q, k = block.q_norm(qk[:, : shape.heads]), block.k_norm(qk[:, shape.heads :])
-            q, k = rotate(q, rotation, shape.rotary), rotate(k, rotation, shape.rotary)
-        else:
-            qk = rotate(qk, rotation, shape.rotary)
-            q, k = qk[:, : shape.heads], qk[:, shape.heads :]
+        if block.qk_norm is not None:
+            qk = block.qk_norm(qk)
+        qk = rotate(qk, rotation, shape.rotary)
+        q, k = qk[:, : shape.heads], qk[:, shape.heads :]
         return mix(block, x, h, attention(number, q, k, v, read=False))
 
     def _last(

@@ -102,6 +102,8 @@ def _llama(body: Any, head: torch.nn.Module, max_tokens: int) -> Decoder:
         normed = getattr(attention, "q_norm", None) is not None
         q, k, v = attention.q_proj, attention.k_proj, attention.v_proj
         scale = 1.0 if normed else attention.scaling
+        q_norm = _head_norm(attention.q_norm, width, attention.scaling) if normed else None
+        k_norm = _head_norm(attention.k_norm, width, 1.0) if normed else None
         qkv, q_only, kv = _projections(
             [
                 _turned(q.weight, shape.heads, width, scale),
@@ -122,8 +124,9 @@ def _llama(body: Any, head: torch.nn.Module, max_tokens: int) -> Decoder:
                 qkv=qkv,
                 q=q_only,
                 kv=kv,
-                q_norm=_head_norm(attention.q_norm, width, attention.scaling) if normed else None,
-                k_norm=_head_norm(attention.k_norm, width, 1.0) if normed else None,
+                qk_norm=_joint_norm(q_norm, k_norm, shape),
+                q_norm=q_norm,
+                k_norm=k_norm,
                 out=_linear(attention.o_proj),
                 gate=_linear(mlp.gate_proj),
                 up=_linear(mlp.up_proj),
@@ -144,6 +147,14 @@ def _head_norm(module: Any, width: int, scale: float) -> RMSNorm:
     weight = interleave(module.weight.detach() * scale, 1, width, width)
     assert weight is not None
     return RMSNorm(weight, module.variance_epsilon)
+
+
+def _joint_norm(q: RMSNorm | None, k: RMSNorm | None, shape: Shape) -> RMSNorm | None:
+    """The norms of queries and keys in one."""
+    if q is None or k is None:
+        return None
+    weights = (q.weight.expand(shape.heads, -1), k.weight.expand(shape.kv_heads, -1))
+    return RMSNorm(torch.cat(weights), q.eps)
 
 
 def _turned(weight: torch.Tensor, heads: int, width: int, scale: float) -> torch.Tensor:
@@ -184,6 +195,7 @@ def _gpt_neox(body: Any, head: torch.nn.Module, max_tokens: int) -> Decoder:
                 qkv=qkv,
                 q=q_only,
                 kv=kv,
+                qk_norm=None,
                 q_norm=None,
                 k_norm=None,
                 out=_linear(attention.dense),
@@ -218,6 +230,7 @@ def _gptj(body: Any, head: torch.nn.Module, max_tokens: int) -> Decoder:
                 qkv=qkv,
                 q=q_only,
                 kv=kv,
+                qk_norm=None,
                 q_norm=None,
                 k_norm=None,
                 out=_linear(attention.out_proj),

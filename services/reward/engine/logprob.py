@@ -53,7 +53,7 @@ class LogProb:
         self.tokens = tokens
         self.identity = identity
         self.budget = budget
-        self._model = model
+        self._model: Any = model
         self._device = device
         self._head = model.get_output_embeddings()
         self._rows_at_once = max(1, logits_at_once // model.config.get_text_config().vocab_size)
@@ -65,7 +65,7 @@ class LogProb:
         self._packed, self.why_fallback = self._proven()
         if self._packed is not None:
             # Its weights are in the packed form.
-            self._model = None
+            del self._model
 
     @property
     def tokenizer(self) -> Any:
