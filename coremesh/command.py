@@ -6,10 +6,13 @@ The command line imports no service, it becomes one. Ctrl-C ends with 130 and a 
 
 from __future__ import annotations
 
+import json
 import os
 import runpy
 import sys
 from collections.abc import Callable
+
+from coremesh.errors import CoremeshError
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -33,6 +36,13 @@ def quietly(work: Callable[[], object]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = BROKEN_PIPE
     return code
+
+
+def say(error: CoremeshError, name: str = "coremesh") -> None:
+    """An error on standard error: a sentence, a remedy, a code; as JSON on standard output too, where asked for."""
+    if "--json" in sys.argv:
+        print(json.dumps(error.as_dict()))
+    print(f"{name}: {error.message}. {error.remedy} [{error.code}]", file=sys.stderr)
 
 
 def main() -> int:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import Any
 
+from coremesh.command import say as tell
 from coremesh.errors import CoremeshError
 
 EXIT_ERROR = 1
@@ -30,10 +29,8 @@ class Fault(CoremeshError):
 
 
 def say(error: CoremeshError) -> int:
-    """Say it on standard error, and as JSON on standard output where JSON was asked for. Gives the exit code."""
-    if "--json" in sys.argv:
-        print(json.dumps(error.as_dict()))
-    print(f"coremesh: {error.message}. {error.remedy} [{error.code}]", file=sys.stderr)
+    """Say it. Gives the exit code."""
+    tell(error)
     return EXIT_USAGE if error.code in ("bad_setting", "usage") else EXIT_ERROR
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from coremesh.command import say
 from coremesh.errors import BadSetting, CoremeshError
 from coremesh.settings import ALL_SECTIONS, WeightsSettings, load
 from services.weights.backtest import Backtest, backtest
@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
         if given.png and found.events:
             plot(found, given.png)
     except CoremeshError as error:
-        print(f"backtest: {error.message}. {error.remedy}", file=sys.stderr)
+        say(error, "backtest")
         return BAD_SETTING if isinstance(error, BadSetting) else FAILED
     if str(given.json) == "-":
         print(json.dumps(asdict(found)))

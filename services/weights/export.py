@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
+from coremesh.command import say
 from coremesh.errors import BadSetting, CoremeshError
 from coremesh.events import ForwardEvent
 from coremesh.history import Entry, History
@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
         need_pyarrow()
         done = asyncio.run(_run(given, words))
     except CoremeshError as error:
-        print(f"export: {error.message}. {error.remedy}", file=sys.stderr)
+        say(error, "export")
         return BAD_SETTING if isinstance(error, BadSetting) else FAILED
     if given.json:
         print(json.dumps(asdict(done)))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 from collections.abc import Sequence
 
 from coremesh.cli import show
 from coremesh.cli.explain import explanation
+from coremesh.command import say
 from coremesh.contracts import Explanation, SignedExplanation
 from coremesh.errors import BadSetting, BadWallet, CoremeshError, HistoryUnavailable, Unavailable
 from coremesh.history import History
@@ -67,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         found = asyncio.run(_run(given, words))
     except CoremeshError as error:
-        print(f"explain: {error.message}. {error.remedy}", file=sys.stderr)
+        say(error, "explain")
         return BAD_SETTING if isinstance(error, BadSetting | BadWallet) else FAILED
     if given.json:
         show.as_json(found.model_dump(mode="json"))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 from rich.console import Console
 from rich.table import Table
 
+from coremesh.command import say
 from coremesh.errors import BadSetting, CoremeshError
 from coremesh.events import Event
 from coremesh.history import Checkpoint, Submission
@@ -274,7 +274,7 @@ def main(argv: Sequence[str]) -> int:
         settings = load(SECTIONS, words, known=ALL_SECTIONS)
         report = asyncio.run(_run(settings, given.from_parquet, chain=given.chain))
     except CoremeshError as error:
-        print(f"replay: {error.message}. {error.remedy}", file=sys.stderr)
+        say(error, "replay")
         return BAD_SETTING if isinstance(error, BadSetting) else DIFFERENT
     if given.json:
         print(json.dumps(asdict(report)))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from coremesh.command import say
 from coremesh.contracts import SignedExplanation
 from coremesh.errors import BadSetting
 from services.weights.proof import Verdict, verify
@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         verdict = verify(read(given.file), signer=given.hotkey)
     except BadSetting as error:
-        print(f"verify: {error.message}. {error.remedy}", file=sys.stderr)
+        say(error, "verify")
         return UNREADABLE
     if given.json:
         print(json.dumps(asdict(verdict)))
