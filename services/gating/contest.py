@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from hashlib import blake2b
 from typing import Protocol
 
 import numpy as np
@@ -107,8 +108,12 @@ def contestant(name: str, dim: int, *, learning_rate: float = 0.01, momentum: fl
 class Contest:
     """Takes events in their order. ``values`` has a row per judged event: observed, best, then one per rule."""
 
-    def __init__(self, rules: dict[str, Contestant], k: int, seed: int = 0) -> None:
+    def __init__(
+        self, rules: dict[str, Contestant], k: int, seed: int = 0, *, new_prompts: bool = False
+    ) -> None:
+        """``new_prompts``: judge only by prompts that nothing was learnt of before, told apart by their embedding."""
         self._rules = rules
+        self._known: set[bytes] | None = set() if new_prompts else None
         self._k = k
         self._rng = np.random.default_rng(seed)
         self._values: list[list[float]] = []
@@ -128,16 +133,25 @@ class Contest:
                 for rule in self._rules.values():
                     rule.retire(left)
             return
-        chance = propensities(event) if embedding is not None else None
-        if chance is not None:
-            assert embedding is not None
-            self._judge(event, embedding, chance)
+        if embedding is not None and self._is_new(embedding):
+            chance = propensities(event)
+            if chance is not None:
+                self._judge(event, embedding, chance)
         seen = observation(event, embedding)
         self.learnt += embedding is not None
         for name, rule in self._rules.items():
             start = time.process_time()
             rule.observe(seen)
             self.seconds[name] += time.process_time() - start
+
+    def _is_new(self, embedding: np.ndarray) -> bool:
+        """Whether it may be judged by; from now on it is known."""
+        if self._known is None:
+            return True
+        key = blake2b(embedding.tobytes(), digest_size=16).digest()
+        new = key not in self._known
+        self._known.add(key)
+        return new
 
     def _judge(self, event: ForwardEvent, embedding: np.ndarray, chance: np.ndarray) -> None:
         rewards = worth(event.rewards)

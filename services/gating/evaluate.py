@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
+from coremesh.command import say
 from coremesh.errors import BadModel, BadSetting, CoremeshError
 from coremesh.history.protocol import Entry, History
 from coremesh.history.redis import RedisHistory
@@ -85,12 +85,16 @@ async def evaluate(
     seed: int = 0,
     learning_rate: float = 0.01,
     momentum: float = 0.9,
+    new_prompts: bool = False,
 ) -> Evaluation:
-    """Replay the events there are now, or the ``last`` ones of them. Raises HistoryUnavailable."""
+    """Replay the events there are now, or the ``last`` ones of them. Raises HistoryUnavailable.
+
+    ``new_prompts``: judge only by those that come for the first time; a rule can remember the others' answers.
+    """
     made = {
         name: contestant(name, encoder.dim, learning_rate=learning_rate, momentum=momentum) for name in rules
     }
-    contest = Contest(made, k, seed)
+    contest = Contest(made, k, seed, new_prompts=new_prompts)
     end = await history.last_id()
     skip = max(0, await history.length() - last) if last is not None else 0
     at, entries = ORIGIN, 0
@@ -204,7 +208,7 @@ def plot(found: Evaluation, file: Path) -> None:
     axes.plot(found.curve.events, found.curve.observed, color="grey", linestyle="--", label="average miner")
     axes.set_xlabel("judged events")
     axes.set_ylabel(f"reward of the chosen {found.k}")
-    axes.legend(fontsize="small")
+    figure.legend(fontsize="small", loc="outside right upper")
     axes.grid(alpha=0.3)
     try:
         figure.savefig(file, format="png")
@@ -231,7 +235,7 @@ def main(argv: Sequence[str]) -> int:
         if arguments.plot and found.judged:
             plot(found, arguments.plot)
     except CoremeshError as error:
-        print(f"evaluate: {error.message}. {error.remedy}", file=sys.stderr)
+        say(error, "evaluate")
         return BAD_SETTING if isinstance(error, BadSetting | BadModel) else FAILED
     if arguments.json:
         print(json.dumps(asdict(found)))
@@ -254,6 +258,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rules", default=",".join(CONTESTANTS), help="which rules (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn at random")
+    parser.add_argument(
+        "--new-prompts", action="store_true", help="judge only by prompts that come for the first time"
+    )
     parser.add_argument("--json", action="store_true", help="print the table and the learning curve as JSON")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="write the learning curve as PNG")
     return parser
@@ -298,6 +305,7 @@ async def _run(
             seed=arguments.seed,
             learning_rate=gating.learning_rate,
             momentum=gating.momentum,
+            new_prompts=arguments.new_prompts,
         )
     finally:
         await history.close()

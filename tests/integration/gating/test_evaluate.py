@@ -83,6 +83,15 @@ async def test_rules_are_told_apart_on_a_real_history(redis_history: RedisHistor
     assert (newest.entries, newest.judged, newest.last_id) == (40, 40, found.last_id)
 
 
+async def test_new_prompts_are_judged_once_each(redis_history: RedisHistory) -> None:
+    await record(redis_history, 24)
+    await record(redis_history, 36)
+    found = await evaluate(
+        redis_history, SentenceEncoder(resolve_model(MINILM)), rules=["bayes"], k=1, new_prompts=True
+    )
+    assert (found.entries, found.learnt, found.judged) == (60, 60, 36)
+
+
 async def test_the_command_prints_the_table_as_json_and_draws_the_curve(
     redis_history: RedisHistory, redis_url: str, tmp_path: Path
 ) -> None:
