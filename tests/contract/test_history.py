@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from coremesh.errors import LeaseLost
-from coremesh.events import Flag, Transcript
+from coremesh.events import Flag, ScoredEvent, Transcript, decode_scored
 from coremesh.history import Checkpoint, History, Lease, Submission
 from coremesh.history.redis import RedisHistory
 from coremesh.metagraph import Metagraph, Neuron, difference
@@ -49,6 +49,30 @@ async def test_events_come_back_whole_and_in_order(history: History) -> None:
     assert [entry.event for entry in await history.tail(2)] == [events[4], events[3]]
     assert await history.length() == 5
     assert await history.last_id() == places[-1]
+
+
+async def test_many_at_once_come_back_the_same_and_by_another_decoder(history: History) -> None:
+    events = [make_event({1: 0.5, 2: None}, question=f"question {n}?") for n in range(450)]
+    places = [await history.append(event, None, []) for event in events]
+    entries = await history.read(ORIGIN, 1000)
+    assert [entry.event for entry in entries] == events
+    assert [entry.stream_id for entry in entries] == places
+    assert [entry.event for entry in await history.read(places[9], 300)] == events[10:310]
+    wait = timedelta(seconds=1)
+    for page in (
+        await history.read(places[9], 300, None, decode_scored),
+        await history.read(places[9], 300, wait, decode_scored),
+    ):
+        assert [entry.stream_id for entry in page] == places[10:310]
+        read = [entry.event for entry in page]
+        assert all(isinstance(event, ScoredEvent) for event in read)
+        assert (
+            [(e.time_ms, e.block, e.flags, e.uids_, e.hotkeys_, e.rewards_) for e in read]
+            == [  # type: ignore[union-attr]
+                (e.time_ms, e.block, e.flags, e.uids_, e.hotkeys_, e.rewards_) for e in events[10:310]
+            ]
+        )
+    assert await history.read(places[-1], 1000) == []
 
 
 async def test_an_empty_history(history: History) -> None:

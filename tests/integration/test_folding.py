@@ -7,6 +7,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
+import pytest
+
+from coremesh.errors import HistoryUnavailable
 from coremesh.events import ForwardEvent
 from coremesh.folding import FoldRunner, Follower
 from coremesh.history import Checkpoint, Entry, Lease
@@ -204,3 +207,24 @@ async def test_a_restart_of_redis_loses_nothing(tmp_path_factory, redis_server: 
         await history.close()
         server.stop()
         shutil.rmtree(directory, ignore_errors=True)
+
+
+async def test_reading_many_outlives_a_restart_of_redis(redis_server: RedisServer) -> None:
+    server = RedisServer(redis_server.directory / "many")
+    server.directory.mkdir(exist_ok=True)
+    server.start()
+    history = RedisHistory(server.url, netuid=1, timeout=timedelta(seconds=1))
+    try:
+        ids = await fill(history, 250)
+        assert len(await history.read(ORIGIN, 1000)) == 250
+        server.stop()  # cleanly: with appendfsync everysec a kill may lose a second
+        with pytest.raises(HistoryUnavailable):
+            await history.read(ORIGIN, 1000)
+        server.start()
+        assert [entry.event.id for entry in await history.read(ORIGIN, 1000)] == ids
+        server.stop()
+        server.start()  # behind the back of the connection that is kept
+        assert [entry.event.id for entry in await history.read(ORIGIN, 1000)] == ids
+    finally:
+        await history.close()
+        server.stop()
