@@ -85,7 +85,8 @@ async def test_the_overview_names_every_part_with_its_state(world: World) -> Non
     async def lags() -> Any:
         found = await page.get("overview")
         states = {one["name"]: one for one in found["services"]}
-        return found if states["weights"]["lag_events"] == 2 else None
+        up = [name for name, one in states.items() if one["state"] == "up"]
+        return found if len(up) == 5 and states["weights"]["lag_events"] == 2 else None
 
     found = await wait_until(lags)
     assert found["viewer"] == {"key": "none", "numbers": True, "texts": True, "asks": True}
@@ -131,7 +132,8 @@ async def test_the_leaderboard_joins_scores_weights_and_what_was_seen(world: Wor
 
     async def both() -> Any:
         found = await page.get("leaderboard")
-        return found if found["rows"][1]["asked"] == 2 else None
+        row = found["rows"][1]
+        return found if row["asked"] == 2 and row["score"] and row["weight"] and not found["stale"] else None
 
     found = await wait_until(both)
     assert (found["block"], found["stale"]) == (7, None)
@@ -173,7 +175,7 @@ async def test_a_service_that_goes_away_leaves_its_last_numbers_and_says_so(worl
     found = await wait_until(stale)
     assert found["rows"][1]["score"] == 0.6
     assert "weights" in found["stale"]
-    assert (await page.get("overview"))["services"][0]["state"] == "up"
+    assert (await page.get("overview"))["services"][0]["state"] == "up"  # the querier itself
     assert (await page.get("learning"))["events"] == 0
 
 
@@ -187,7 +189,12 @@ async def test_a_miners_page_has_its_requests_its_standing_and_its_events(world:
     for forward in made:
         await append(world.history, forward)
     await page.follows(4)
-    found = await page.get("miners/1")
+
+    async def standing() -> Any:
+        found = await page.get("miners/1")
+        return found if found["rank"] and found["row"]["weight"] else None
+
+    found = await wait_until(standing)
     assert found["statuses"] == {"ok": 1, "timeout": 1}
     assert found["samples"] == [
         {"time_ms": 1000, "status": "ok", "latency_s": pytest.approx(0.1), "reward": pytest.approx(0.5)},
@@ -198,7 +205,11 @@ async def test_a_miners_page_has_its_requests_its_standing_and_its_events(world:
         (made[0].id, "ok", 0.5),
     ]
     assert (found["rank"], found["successes"], found["failures"]) == (1, 10, 1)
-    assert found["row"] == (await page.get("leaderboard"))["rows"][1]
+
+    async def alike() -> bool:
+        return found["row"] == (await page.get("leaderboard"))["rows"][1]
+
+    await wait_until(alike)
     assert await page.status("miners/99") == 400
     assert await page.status("miners/70000") == 400
     assert await page.status("miners/x") == 400
@@ -208,7 +219,12 @@ async def test_an_explanation_is_given_as_the_weights_service_gives_it(world: Wo
     page = await open_page(world)
     given = explanation(page.metagraph, 1, 0.6)
     page.doubles.explanations[1] = given
-    found = await page.get("miners/1/explanation")
+
+    async def explained() -> Any:
+        found = await page.get("miners/1/explanation")
+        return found if found["available"] else None
+
+    found = await wait_until(explained, timeout=60)
     assert (found["available"], found["reason"]) == (True, None)
     assert found["explanation"]["standing"] == given["explanation"]["standing"]
     assert [step["what"] for step in found["explanation"]["steps"]] == ["reset", "event", "event"]
