@@ -42,7 +42,8 @@ def say(error: CoremeshError, name: str = "coremesh") -> None:
     """An error on standard error: a sentence, a remedy, a code; as JSON on standard output too, where asked for."""
     if "--json" in sys.argv:
         print(json.dumps(error.as_dict()))
-    print(f"{name}: {error.message}. {error.remedy} [{error.code}]", file=sys.stderr)
+    message = error.message.rstrip(".")
+    print(f"{name}: {message}. {error.remedy} [{error.code}]", file=sys.stderr)
 
 
 def main() -> int:
