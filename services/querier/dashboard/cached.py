@@ -23,11 +23,13 @@ class Seen(Generic[T]):
 
 
 class Cached(Generic[T]):
-    """What ``load`` gives, at most once every ``ttl_s`` seconds, failures too. Callers meanwhile share one call."""
+    """What ``load`` gives, at most once every ``ttl_s`` seconds. Callers meanwhile share one call, and a failure: it
+    stands for ``failed_s``, where that is less."""
 
-    def __init__(self, load: Callable[[], Awaitable[T]], ttl_s: float) -> None:
+    def __init__(self, load: Callable[[], Awaitable[T]], ttl_s: float, *, failed_s: float = 2.0) -> None:
         self._load = load
         self._ttl_s = ttl_s
+        self._failed_s = min(failed_s, ttl_s)
         self._lock = asyncio.Lock()
         self._value: T | None = None
         self._taken_s = 0.0
@@ -44,7 +46,8 @@ class Cached(Generic[T]):
         return Seen(self._value, age_s, self._problem)
 
     def _old(self) -> bool:
-        return time.monotonic() - self._tried_s >= self._ttl_s
+        stands_s = self._ttl_s if self._problem is None else self._failed_s
+        return time.monotonic() - self._tried_s >= stands_s
 
     async def _refresh(self) -> None:
         try:

@@ -139,6 +139,19 @@ async def test_the_last_answer_is_kept_while_there_is_no_newer_one() -> None:
     ]
 
 
+async def test_a_failure_stands_for_a_shorter_time_than_an_answer() -> None:
+    answers: list[str | None] = [None, "an answer", "another"]
+
+    async def load() -> str:
+        answer = answers.pop(0)
+        if answer is None:
+            raise ServiceUnavailable("weights does not answer")
+        return answer
+
+    cached = Cached(load, ttl_s=60, failed_s=0)
+    assert [(await cached.get()).value for _ in range(3)] == [None, "an answer", "an answer"]
+
+
 @pytest.mark.parametrize("place", ["9-0", "0-1"])
 async def test_a_place_that_is_not_there_is_a_place_all_the_same(place: str) -> None:
     history = MemoryHistory()
