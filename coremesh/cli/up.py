@@ -39,6 +39,8 @@ async def _up(options: Options, as_json: bool) -> int:
         except CoremeshError as error:
             failure = error
         except BaseExceptionGroup as group:
+            if group.subgroup(BrokenPipeError):
+                raise BrokenPipeError from None  # nobody reads on: all was stopped, and there is nothing to say
             failure = _first(group)
             if failure is None:
                 raise
