@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from coremesh.command import say
 from coremesh.errors import BadSetting, CoremeshError
@@ -19,6 +20,9 @@ from coremesh.types import ORIGIN, StreamId, stream_key
 from services.weights.archive.library import need_pyarrow
 from services.weights.recorded import PAGE, pages
 from services.weights.sources import SECTIONS, open_source
+
+if TYPE_CHECKING:
+    from services.weights.archive.files import Files  # needs pyarrow
 
 DONE, FAILED, BAD_SETTING = 0, 1, 2
 LAST_OF_MS = 2**64 - 1
@@ -81,7 +85,7 @@ async def _run(given: argparse.Namespace, words: list[str]) -> Exported:
 
 async def export(
     history: History,
-    files: object,
+    files: Files,
     *,
     netuid: int,
     part_rows: int = 10_000,
@@ -92,7 +96,7 @@ async def export(
 ) -> Exported:
     """Write the events and submissions that the history took from one time until before another.
 
-    ``files``: see services.weights.archive.files. Raises HistoryUnavailable, ArchiveUnavailable.
+    Raises HistoryUnavailable, ArchiveUnavailable.
     """
     from services.weights.archive.archiver import Batch, Intent, parts, write
 
@@ -105,7 +109,7 @@ async def export(
         if stream_key(one.stream_id) > stream_key(after)
         and (end_ms is None or stream_key(one.stream_id) <= stream_key(_before(end_ms)))
     ]
-    done = Exported(str(getattr(files, "root", "")), after, after, {})
+    done = Exported(files.root, after, after, {})
     batch = Batch(submissions=kept)
 
     async def flush() -> None:
@@ -115,7 +119,7 @@ async def export(
         intent = Intent(StreamId(done.last), until, first, newest_kept, texts)
         batch.names = await history.resolve(_digests(batch.entries))
         made = batch
-        rows = await asyncio.to_thread(lambda: write(files, parts(intent, made, netuid)))  # type: ignore[arg-type]
+        rows = await asyncio.to_thread(lambda: write(files, parts(intent, made, netuid)))
         for table, count in rows.items():
             done.rows[table] = done.rows.get(table, 0) + count
         done.last = until
