@@ -29,7 +29,7 @@ from services.weights.scores import ScoreState
 from tests.redis_server import RedisServer
 
 ORIGINAL_EVENTS = 5_000
-PAGE = 256
+PAGE = 320
 
 
 async def fold_from_redis(history: RedisHistory, state: ScoreState) -> float:

@@ -103,6 +103,7 @@ def _advance(moving: Floats, contributions: Floats, counts: Indices, keep: float
     them, so that the room taken is at most twice the number of contributions.
     """
     at = start = 0
+    factor = np.array(keep)  # an array of no dimension is not converted on every call
     while at < len(moving):
         longest = int(counts[at])
         until = int(np.searchsorted(-counts, -(longest / 2), side="right"))
@@ -114,13 +115,13 @@ def _advance(moving: Floats, contributions: Floats, counts: Indices, keep: float
         head = moving[at:until]
         shortest = int(long[-1])
         for layer in layers[:shortest]:
-            np.multiply(head, keep, out=head)
-            np.add(head, layer, out=head)
+            np.multiply(head, factor, head)
+            np.add(head, layer, head)
         widths = np.searchsorted(-long, -np.arange(shortest, longest))
         for layer, width in zip(layers[shortest:], widths.tolist(), strict=True):
             part = head[:width]
-            np.multiply(part, keep, out=part)
-            np.add(part, layer[:width], out=part)
+            np.multiply(part, factor, part)
+            np.add(part, layer[:width], part)
         at, start = until, end
     return moving
 

@@ -23,7 +23,7 @@ TAYLOR: tuple[float, ...] = tuple(
     1.0 / f for f in (6227020800, 479001600, 39916800, 3628800, 362880, 40320, 5040, 720, 120, 24, 6, 2, 1, 1)
 )
 """1/13! down to 1/0!: on |r| <= ln(2)/2 the rest of the series is below 2**-57."""
-BLOCK = 8192
+BLOCK = 16384
 """Values worked on at once, so that they stay in the processor's cache."""
 SHIFT = float(2**52 + 2**51 + 1023)
 """k + SHIFT has k + 1023, the exponent of 2**k, in its low bits."""
