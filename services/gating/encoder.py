@@ -19,6 +19,7 @@ from prometheus_client import Histogram
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from coremesh.errors import BadModel
+from services.gating.packed import PackedBody, can_pack, packs
 
 Pooling = Literal["mean", "cls", "last"]
 _POOLING_KEYS: dict[str, Pooling] = {
@@ -30,7 +31,7 @@ _CHARACTERS_PER_TOKEN = 16
 
 BATCH_TOKENS = Histogram(
     "coremesh_gating_batch_tokens",
-    "Tokens, padding included, that the encoder's model computes at once",
+    "Tokens, padding included where there is any, that the model computes at once",
     buckets=(16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384),
 )
 
@@ -56,8 +57,9 @@ class TextEncoder(Protocol):
 class SentenceEncoder:
     """A transformer with pooling. ``encode`` blocks, and may be called from any thread.
 
-    A text longer than ``max_tokens`` keeps its end, where the question is. A batch holds texts of similar length,
-    at most ``token_budget`` tokens with padding (or one text).
+    A text longer than ``max_tokens`` keeps its end, where the question is. A batch has at most ``token_budget`` tokens
+    (or one text). BERT and its relatives on a CPU compute no padding (packed.py). Others get texts of similar length,
+    and padding counts as tokens; so do all on an accelerator, where many small attentions cost more than padding.
     """
 
     def __init__(
@@ -93,6 +95,8 @@ class SentenceEncoder:
             raise BadModel(f"the model at {root} cannot be loaded: {error}") from error
         self._model = model.to(device).eval().requires_grad_(False)
         self._device = device
+        packed = torch.device(device).type == "cpu" and can_pack(self._model)
+        self._packed = PackedBody(self._model) if packed else None
         self._lock = Lock()
         self.pooling: Pooling = pooling or _own_pooling(root)
         self.max_tokens = _max_tokens(max_tokens, config, self._tokenizer)
@@ -127,9 +131,27 @@ class SentenceEncoder:
                 return_token_type_ids=False,
             )["input_ids"]
             ids = [row or [self._tokenizer.pad_token_id] for row in ids]
-            for batch in batches([len(row) for row in ids], self._budget):
-                out[batch] = self._forward([ids[at] for at in batch])
+            lengths = [len(row) for row in ids]
+            if self._packed is not None:
+                for pack in packs(lengths, self._budget):
+                    out[pack] = self._forward_packed(self._packed, [ids[at] for at in pack])
+            else:
+                for batch in batches(lengths, self._budget):
+                    out[batch] = self._forward([ids[at] for at in batch])
         return out
+
+    def _forward_packed(self, body: PackedBody, rows: list[list[int]]) -> np.ndarray:
+        lengths = torch.tensor([len(row) for row in rows])
+        ends = lengths.cumsum(0)
+        BATCH_TOKENS.observe(int(ends[-1]))
+        hidden = body(rows).float()
+        if self.pooling == "cls":
+            pooled = hidden[ends - lengths]
+        elif self.pooling == "last":
+            pooled = hidden[ends - 1]
+        else:
+            pooled = torch.stack([text.mean(dim=0) for text in hidden.split(lengths.tolist())])
+        return torch.nn.functional.normalize(pooled, dim=1).numpy()
 
     def _forward(self, rows: list[list[int]]) -> np.ndarray:
         longest = max(map(len, rows))

@@ -7,16 +7,26 @@ import threading
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from prometheus_client import REGISTRY
-from transformers import AutoModel, AutoTokenizer, GPT2Config, GPT2Model
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    BertModel,
+    DistilBertModel,
+    GPT2Config,
+    GPT2Model,
+    RobertaModel,
+)
 
 from coremesh.errors import BadModel, Busy, ServiceUnavailable
 from services.gating.batching import BatchingEncoder
 from services.gating.encoder import SentenceEncoder, batches
+from services.gating.packed import packs
 from tests.wait import wait_until
 
 TEXTS = [
@@ -92,6 +102,37 @@ def test_other_poolings(minilm: Path, pooling) -> None:
         with torch.inference_mode():
             row = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0, at]
         assert np.abs((row / row.norm()).numpy() - vector).max() <= 1e-5
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
+@pytest.mark.parametrize("family", [BertModel, RobertaModel, DistilBertModel])
+def test_a_full_batch_is_one_by_one(minilm: Path, tmp_path: Path, family: Any, pooling: Any) -> None:
+    """The first two are packed, the third is padded."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    if family is DistilBertModel:
+        sizes = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48}
+    config = family.config_class(vocab_size=30522, max_position_embeddings=80, **sizes)
+    family(config).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(minilm, local_files_only=True).save_pretrained(tmp_path)
+    model = SentenceEncoder(tmp_path, pooling=pooling, token_budget=100)
+    texts = [*TEXTS, *(f"question {'about rain ' * (at % 7)}" for at in range(40))]
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True, truncation_side="left")
+    plain_model = AutoModel.from_pretrained(tmp_path, local_files_only=True).eval()
+    plain = []
+    for text in texts:
+        ids = tokenizer(text, truncation=True, max_length=model.max_tokens, return_tensors="pt")["input_ids"]
+        with torch.inference_mode():
+            hidden = plain_model(input_ids=ids).last_hidden_state[0]
+        row = {"mean": hidden.mean(dim=0), "cls": hidden[0], "last": hidden[-1]}[pooling]
+        plain.append((row / row.norm()).numpy())
+    assert np.abs(model.encode(texts) - np.stack(plain)).max() <= 1e-5
+
+
+def test_packs_keep_the_budget_and_lie_by_length() -> None:
+    lengths = [5, 300, 7, 100, 100, 1, 64]
+    made = list(packs(lengths, 200))
+    assert made == [[1], [3, 4], [6, 2, 0, 5]]
 
 
 def test_a_decoder_without_a_padding_token(minilm: Path, tmp_path: Path) -> None:
