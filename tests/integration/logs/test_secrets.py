@@ -106,7 +106,9 @@ async def test_no_text_and_no_secret_is_logged_at_info(world: World, tmp_path: P
 
         _, gating = await run("gating")
         reward_process, reward = await run("reward")
-        await run("weights", "--chain.network=ws://127.0.0.1:1", "--chain.timeout_s=1")
+        board = ("--wandb.mode=offline", f"--wandb.directory={tmp_path / 'board'}")
+        await run("weights", "--chain.network=ws://127.0.0.1:1", "--chain.timeout_s=1", *board)
+        await wait_until(lambda: logged.lines(role="wandb", event="leading"), timeout=60)
         _, querier = await run("querier", *flags, f"--querier.spool={world.spool}")
 
         async def ready() -> bool:
@@ -167,6 +169,15 @@ async def test_no_text_and_no_secret_is_logged_at_info(world: World, tmp_path: P
         questions = [text for text in await wait_until(trained, timeout=60) if len(text) > 10]
         await wait_until(lambda: logged.lines(service="weights", event="chain away"), timeout=60)
 
+        async def shown() -> bool:
+            place = await world.history.load("wandb")
+            return place is not None and bool(list((tmp_path / "board").glob("wandb/offline-run-*/*.wandb")))
+
+        await wait_until(shown, timeout=90, why="wandb's files of the events")
+
+    kept = b"".join(file.read_bytes() for file in (tmp_path / "board").rglob("*") if file.is_file())
+    assert good.json()["event_id"].encode() in kept
+    assert b"MARKER" not in kept
     text = logged.text()
     # The wallet's own file holds its seed; no part of it is anywhere.
     (hotkey_file,) = world.wallet_path.glob("*/hotkeys/default")
