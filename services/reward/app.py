@@ -109,7 +109,7 @@ def create_app(settings: Settings, loops: Loops, health: Health) -> FastAPI:
             for close in (*built.closers, *(shadow.closers if shadow else ())):
                 stack.push_async_callback(close)
             loops.start("reward-compute", scheduler.watch())
-            loops.start("reward-models", _report_halvings(models))
+            loops.start("reward-models", report_halvings(models))
             loops.start("gpus", watch_gpus())
             _learn(settings, built, shadow, rewards, loops, stack)
             yield
@@ -163,7 +163,8 @@ async def _left(request: Request) -> None:
         pass
 
 
-async def _report_halvings(models: Models) -> None:
+async def report_halvings(models: Models) -> None:
+    """Keep the metric of halved token budgets; for ever."""
     while True:
         for name, times in models.halvings().items():
             metrics.OOM_HALVINGS.labels(name).set(times)
