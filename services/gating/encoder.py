@@ -71,8 +71,10 @@ class SentenceEncoder:
         token_budget: int = 2048,
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
+        packed: bool = True,
     ) -> None:
-        """Load the model at ``path``. Raises BadModel when it is missing or cannot be used."""
+        """Load the model at ``path``; ``packed`` where that is possible. Raises BadModel when it is missing or cannot
+        be used."""
         root = Path(path)
         if not (root / "config.json").is_file():
             raise BadModel(f"there is no model at {root}")
@@ -95,7 +97,7 @@ class SentenceEncoder:
             raise BadModel(f"the model at {root} cannot be loaded: {error}") from error
         self._model = model.to(device).eval().requires_grad_(False)
         self._device = device
-        packed = torch.device(device).type == "cpu" and can_pack(self._model)
+        packed = packed and torch.device(device).type == "cpu" and can_pack(self._model)
         self._packed = PackedBody(self._model) if packed else None
         self._lock = Lock()
         self.pooling: Pooling = pooling or _own_pooling(root)
