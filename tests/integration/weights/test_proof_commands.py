@@ -151,7 +151,12 @@ async def test_a_service_that_is_killed_again_and_again_archives_every_row_once(
 
         (tmp_path / "coremesh.toml").write_text(
             f'[redis]\nurl = "{redis_url}"\n[wallet]\npath = "{chain.wallets_dir}"\nname = "validator"\n'
+            f'[mesh]\nweights_url = "http://127.0.0.1:{service.port}"\n'
         )
+        code, said = await run("explain", "2", "--events=3", "--sign", "--config=coremesh.toml", cwd=tmp_path)
+        assert code == 0, said
+        assert f"Signed by {hotkey}" in " ".join(said.split())
+        assert "every bit agrees with the served scores." in " ".join(said.split())
         # And offline, from the archive's first event on.
         code, said = await run(
             *("explain", "3", "--sign", "--json", f"--from-parquet={archive}", "--config=coremesh.toml"),
