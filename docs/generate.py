@@ -131,12 +131,14 @@ def _default(value: Any) -> str:
 def cli_page() -> str:
     """Every command's own help."""
     lines = ["# The command line", NOTE, ""]
-    wanted = [(f"coremesh {path}".strip(), [_script(), *path.split()]) for path in _paths(COMMANDS)]
+    plain = json.loads(_plainly([sys.executable, str(HERE / "commands.py")]))
+    wanted = [(f"coremesh {path}".strip(), [_script(), *path.split(), "--help"]) for path in _paths(COMMANDS)]
     for command in ("chain", "miners", "faucet", "replace"):
-        wanted.append((f"python -m devnet {command}", [sys.executable, "-m", "devnet", command]))
+        wanted.append((f"python -m devnet {command}", [sys.executable, "-m", "devnet", command, "--help"]))
     with ThreadPoolExecutor(2) as pool:
-        for part in pool.map(lambda one: _help(*one), wanted):
-            lines += part
+        texts = pool.map(lambda one: plain.get(one[0]) or _plainly(one[1]), wanted)
+        for (title, _), text in zip(wanted, texts, strict=True):
+            lines += _help(title, text)
     lines.append(intros.SERVICES.strip())
     return _page(lines)
 
@@ -152,16 +154,19 @@ def _script() -> str:
     return str(Path(sys.executable).with_name("coremesh"))
 
 
-def _help(title: str, command: list[str]) -> list[str]:
+def _plainly(command: list[str]) -> str:
     # Typer without its boxes, at a fixed width: the same on every machine.
     environment = os.environ | {"TYPER_USE_RICH": "0", "COLUMNS": "100", "NO_COLOR": "1", "LC_ALL": "C.UTF-8"}
     environment.pop("COREMESH_CONFIG", None)
-    done = subprocess.run(
-        [*command, "--help"], capture_output=True, text=True, env=environment, check=True, timeout=120
-    )
+    return subprocess.run(
+        command, capture_output=True, text=True, env=environment, check=True, timeout=120
+    ).stdout
+
+
+def _help(title: str, said: str) -> list[str]:
     # argparse breaks its usage line differently in each version of Python; the options below say it all.
     text = re.sub(
-        rf"\Ausage: ({re.escape(title)}) \[-h\].*?\n\n", r"usage: \1 [options]\n\n", done.stdout, flags=re.S
+        rf"\Ausage: ({re.escape(title)}) \[-h\].*?\n\n", r"usage: \1 [options]\n\n", said, flags=re.S
     )
     return [f"## {title}", "", "```", *(line.rstrip() for line in text.strip("\n").splitlines()), "```", ""]
 

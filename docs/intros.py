@@ -6,7 +6,8 @@ SETTINGS = """
 A value comes from a flag, else the environment, else the TOML file that `--config` or `COREMESH_CONFIG` names, else the
 default: `--redis.url URL`, `COREMESH_REDIS_URL`, `[redis] url`. Lists are JSON (`'["a", "b"]'`). `coremesh config`
 shows every value in force and where it came from, `coremesh config check` all that is wrong with them. A wrong one ends
-the service with exit code 2 and one sentence that names it. Options of the first validator are taken too: [options.md](options.md). Services ignore the sections of others, so that one file serves the whole mesh.
+the service with exit code 2 and one sentence that names it. Options of the first validator are taken too:
+[options.md](options.md). Services ignore the sections of others, so that one file serves the whole mesh.
 """
 
 SERVICES = """
