@@ -22,7 +22,24 @@ from coremesh.modelfiles import MINILM, resolve_model
 from services.gating.encoder import SentenceEncoder
 
 PROMPTS, ROUNDS = 256, 4
-WORDS = ("what", "is", "the", "reason", "that", "rain", "falls", "from", "clouds", "while", "people", "sing")
+WORDS = (
+    "what",
+    "is",
+    "the",
+    "reason",
+    "that",
+    "rain",
+    "falls",
+    "from",
+    "clouds",
+    "over",
+    "mountains",
+    "while",
+    "people",
+    "sing",
+    "old",
+    "songs",
+)
 
 
 def prompts() -> list[str]:
