@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,7 @@ class FragileFiles:
         return self._files.paths(folder)
 
 
-def archiver(history: Any, files: Any, holder: str, **settings: Any) -> Archiver:
+def archiver(history: Any, files: Any, holder: str, ttl_ms: int = 150, **settings: Any) -> Archiver:
     wanted = ArchiveSettings(**{"part_rows": 3, "part_s": 0.05, "timeout_s": 5.0, "texts": True, **settings})
     return Archiver(
         history,
@@ -121,7 +122,7 @@ def archiver(history: Any, files: Any, holder: str, **settings: Any) -> Archiver
         netuid=1,
         holder=holder,
         backoff_s=0.01,
-        ttl=timedelta(milliseconds=150),
+        ttl=timedelta(milliseconds=ttl_ms),
         wait=timedelta(milliseconds=10),
     )
 
@@ -371,5 +372,36 @@ async def test_two_archivers_write_one_archive(redis_history: RedisHistory, tmp_
     await wait_until(lambda: archived_to(redis_history, *last))
     for one in running:
         await end(one)
+    entries, _ = await rows_of(files)
+    assert entries == await redis_history.read(ORIGIN, 100)
+
+
+async def test_a_storage_that_never_answers_holds_one_thread_and_no_loop(
+    redis_history: RedisHistory, tmp_path: Path
+) -> None:
+    answer, begun = threading.Event(), []
+
+    class Hanging(FragileFiles):
+        def write(self, path: str, table: pa.Table, about: dict[str, Any]) -> None:
+            begun.append(path)
+            answer.wait(30)
+            self._files.write(path, table, about)
+
+    def failures() -> float:
+        return REGISTRY.get_sample_value("coremesh_archive_failures_total", {"kind": "archive"}) or 0.0
+
+    await tell(redis_history, story())
+    files = local(tmp_path)
+    hanging = Hanging(files, Perishable(-1))
+    mine = archiver(redis_history, hanging, "me", ttl_ms=10_000, part_rows=100, timeout_s=0.4)
+    running = asyncio.create_task(mine.run())
+    await wait_until(lambda: begun)
+    before = failures()
+    await wait_until(lambda: failures() >= before + 2)
+    assert len(begun) == 1
+    answer.set()
+    last = await finished(redis_history)
+    await wait_until(lambda: archived_to(redis_history, *last))
+    await end(running)
     entries, _ = await rows_of(files)
     assert entries == await redis_history.read(ORIGIN, 100)
