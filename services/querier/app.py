@@ -236,9 +236,7 @@ def _build(settings: Settings, signer: Signer, own_spool: OwnSpool) -> Built:
         max_age=timedelta(seconds=querier.max_metagraph_age_s),
         on_change=lambda metagraph: book.keep(set(metagraph.hotkeys)),
     )
-    fanout = MinerFanout(
-        make_adapter(querier.protocol, signer, querier), querier, own_hotkey=signer.hotkey
-    )
+    fanout = MinerFanout(make_adapter(querier.protocol, signer, querier), querier, own_hotkey=signer.hotkey)
     parts = Parts(
         snapshot=snapshot,
         chooser=Chooser(
