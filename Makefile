@@ -53,6 +53,7 @@ bench-reward: $(STAMP)
 bench-gating: $(STAMP)
 	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.gating
 	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.gating_score
+	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.gating_batches
 
 bench-weights: $(STAMP)
 	@$(BIN)/python -m benchmarks.weights

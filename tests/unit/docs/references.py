@@ -114,7 +114,10 @@ def _wrong_command(words: list[str], known: dict[str, set[str]]) -> list[str]:
 
 def variables() -> set[str]:
     named = {f"COREMESH_{s.upper()}_{name.upper()}" for s, names in SECTIONS.items() for name in names}
-    return named | {"COREMESH_CONFIG"}
+    own = {"COREMESH_CONFIG"}
+    for source in [*(ROOT / "benchmarks").rglob("*.py"), *(ROOT / "tests" / "integration").rglob("*.py")]:
+        own |= set(re.findall(r'environ\.get\("(COREMESH_[A-Z_]+)"', source.read_text(encoding="utf-8")))
+    return named | own
 
 
 def anchors(content: str) -> set[str]:
