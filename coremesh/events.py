@@ -80,6 +80,11 @@ class ForwardEvent(msgspec.Struct, frozen=True, array_like=True, tag=1, kw_only=
         return self.trace_.hex()
 
     @property
+    def flag_names(self) -> tuple[str, ...]:
+        """What it counts for, in words."""
+        return tuple(flag.name.lower() for flag in Flag if flag.name and self.flags & flag)
+
+    @property
     def uids(self) -> NDArray[np.uint16]:
         """The queried uids, uint16 [n]."""
         return np.frombuffer(self.uids_, dtype="<u2")

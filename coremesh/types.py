@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from hashlib import blake2b
@@ -61,3 +62,9 @@ def stream_key(stream_id: str) -> tuple[int, int]:
     """A stream id as numbers that compare in history order."""
     ms, _, n = stream_id.partition("-")
     return int(ms), int(n or 0)
+
+
+def finite(value: float) -> float | None:
+    """A number as JSON has it: there is no NaN and no infinity."""
+    number = float(value)
+    return number if math.isfinite(number) else None

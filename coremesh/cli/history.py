@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,8 +16,8 @@ from coremesh.events import Flag, ForwardEvent
 from coremesh.history import Entry, History
 from coremesh.history.redis import RedisHistory
 from coremesh.settings import ALL_SECTIONS, ChainSettings, RedisSettings, load
-from coremesh.types import ORIGIN
-from coremesh.wire.status import Status
+from coremesh.types import ORIGIN, finite
+from coremesh.wire.status import name_of
 
 WAIT = timedelta(seconds=1)
 
@@ -83,24 +82,13 @@ async def described(history: History, entry: Entry) -> dict[str, Any]:
         "flags": [flag.name for flag in Flag if flag and flag in Flag(event.flags)],
         "uids": event.uids.tolist(),
         "hotkeys": [names.get(int(digest), "") for digest in event.hotkeys],
-        "statuses": [_status(int(code)) for code in event.status],
-        "latencies_s": _floats(event.latency_s.tolist()),
-        "rewards": _floats(event.rewards.tolist()),
+        "statuses": [name_of(int(code)) for code in event.status],
+        "latencies_s": [finite(latency) for latency in event.latency_s],
+        "rewards": [finite(reward) for reward in event.rewards],
         "best": event.best,
         "stack_version": event.stack_version,
         "degraded": list(event.degraded),
     }
-
-
-def _floats(values: list[float]) -> list[float | None]:
-    return [value if math.isfinite(value) else None for value in values]
-
-
-def _status(code: int) -> str:
-    try:
-        return Status(code).name.lower()
-    except ValueError:
-        return str(code)
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -37,3 +37,11 @@ class Status(IntEnum):
     def charged(self) -> bool:
         """Whether the miner answers for it: a failure of ours is not its failure."""
         return self is not Status.NOT_SENT
+
+
+def name_of(code: int) -> str:
+    """A recorded status by its name; of one that this version does not know, its number."""
+    try:
+        return Status(code).name.lower()
+    except ValueError:
+        return str(code)

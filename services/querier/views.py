@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
-
 from coremesh.contracts import (
     AxonResponse,
     ChatMessage,
@@ -17,9 +14,10 @@ from coremesh.contracts import (
     NeuronRow,
 )
 from coremesh.errors import NoMinerAvailable
-from coremesh.events import Flag, ForwardEvent, Transcript
+from coremesh.events import ForwardEvent, Transcript
 from coremesh.history import Entry
-from coremesh.wire.status import Status
+from coremesh.types import finite
+from coremesh.wire.status import name_of
 from services.querier.book import Book
 from services.querier.query import Answer, seconds, status_name
 from services.querier.snapshot import SnapshotFollower
@@ -132,13 +130,13 @@ def history_row(
         time_ms=event.time_ms,
         block=event.block,
         kind=event.kind,
-        flags=tuple(flag.name.lower() for flag in Flag if flag.name and event.flags & flag),
+        flags=event.flag_names,
         uids=tuple(int(uid) for uid in event.uids),
         hotkeys=tuple(hotkeys.get(int(digest), "") for digest in event.hotkeys),
-        statuses=tuple(_status(int(code)) for code in event.status),
+        statuses=tuple(name_of(int(code)) for code in event.status),
         latencies_s=tuple(seconds(float(latency)) for latency in event.latency_s),
-        rewards=_finite(event.rewards),
-        gating=_finite(event.gating),
+        rewards=tuple(map(finite, event.rewards)),
+        gating=tuple(map(finite, event.gating)),
         best=event.best,
         head_version=event.head_version,
         stack_version=event.stack_version,
@@ -154,14 +152,3 @@ def history_row(
 def _messages(event: ForwardEvent) -> tuple[ChatMessage, ...]:
     # Recorded text was valid when it was asked; it is shown as it is, without judging it again.
     return tuple(ChatMessage.model_construct(role=m.role, content=m.content) for m in event.messages)
-
-
-def _finite(values: Iterable[float]) -> tuple[float | None, ...]:
-    return tuple(float(value) if math.isfinite(value) else None for value in values)
-
-
-def _status(code: int) -> str:
-    try:
-        return status_name(Status(code))
-    except ValueError:
-        return str(code)

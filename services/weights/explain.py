@@ -12,7 +12,7 @@ from coremesh.errors import NotFound, Unavailable
 from coremesh.events import Event, ForwardEvent, MetagraphEvent
 from coremesh.history import Entry
 from coremesh.types import ORIGIN, StreamId, stream_key
-from coremesh.wire.status import Status
+from coremesh.wire.status import name_of
 from services.weights import scores
 from services.weights.book import Page
 from services.weights.compute import Vector
@@ -251,7 +251,7 @@ def _event(met: _Met, event: ForwardEvent, uid: int, rule: Rule) -> ExplainedEve
         hotkeys=tuple(hexadecimal(int(event.hotkeys[at])) for at in places),
         rewards=rewards,
         reward=rewards[place],
-        status=_status(int(event.status[place])) if place < len(event.status) else "",
+        status=name_of(int(event.status[place])) if place < len(event.status) else "",
         share=share(rule, event, place),
         counted=counted,
         note=note,
@@ -259,13 +259,6 @@ def _event(met: _Met, event: ForwardEvent, uid: int, rule: Rule) -> ExplainedEve
         before=met.before,
         after=met.after,
     )
-
-
-def _status(value: int) -> str:
-    try:
-        return Status(value).name.lower()
-    except ValueError:
-        return str(value)
 
 
 def _reset(met: _Met, event: MetagraphEvent, names: dict[int, str]) -> ExplainedReset:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
@@ -10,11 +9,11 @@ from typing import Literal
 import numpy as np
 
 from coremesh.contracts import HeadResponse, ScoresResponse, WeightsResponse
-from coremesh.events import Flag, ForwardEvent, Transcript
+from coremesh.events import ForwardEvent, Transcript
 from coremesh.history import Entry
 from coremesh.metagraph import Metagraph, Neuron
-from coremesh.types import hotkey_digest
-from coremesh.wire.status import Status
+from coremesh.types import finite, hotkey_digest
+from coremesh.wire.status import Status, name_of
 from services.querier.dashboard.cached import Seen
 from services.querier.dashboard.follower import HistoryFollower
 from services.querier.dashboard.learning import curve
@@ -94,7 +93,7 @@ def miner(
         successes=standing.successes if standing else None,
         failures=standing.failures if standing else None,
         reset_block=standing.reset_block if standing else None,
-        statuses=dict(Counter(status_of(code) for code in samples.status.tolist()).most_common()),
+        statuses=dict(Counter(name_of(code) for code in samples.status.tolist()).most_common()),
         samples=tuple(_samples(samples)),
         events=tuple(_with(digest, follower)),
         stale=scores.problem or weights.problem,
@@ -130,13 +129,13 @@ def event_row(entry: Entry) -> EventRow:
         time_ms=event.time_ms,
         block=event.block,
         kind=event.kind,
-        flags=tuple(flag.name.lower() for flag in Flag if flag.name and event.flags & flag),
+        flags=event.flag_names,
         asked=len(event.uids),
         succeeded=int((event.status == Status.OK).sum()),
         best_uid=int(event.uids[best]) if best >= 0 else None,
-        best_reward=_number(event.rewards[best]) if best >= 0 else None,
-        mean_reward=_number(rewards.mean()) if rewards.size else None,
-        slowest_s=_number(latencies.max()) if latencies.size else None,
+        best_reward=finite(event.rewards[best]) if best >= 0 else None,
+        mean_reward=finite(rewards.mean()) if rewards.size else None,
+        slowest_s=finite(latencies.max()) if latencies.size else None,
         degraded=event.degraded,
     )
 
@@ -158,11 +157,11 @@ def event(
         EventMiner(
             uid=int(uid),
             hotkey=hotkeys.get(int(event.hotkeys[i]), ""),
-            status=status_of(int(event.status[i])),
-            latency_s=_number(event.latency_s[i]) or 0.0,
-            reward=_number(event.rewards[i]),
-            gating=_number(gating[i]),
-            parts={name: _number(values[i]) for name, values in parts.items()},
+            status=name_of(int(event.status[i])),
+            latency_s=finite(event.latency_s[i]) or 0.0,
+            reward=finite(event.rewards[i]),
+            gating=finite(gating[i]),
+            parts={name: finite(values[i]) for name, values in parts.items()},
             completion=completions[i][:SHOWN_CHARS] if i < len(completions) else None,
             chars=len(completions[i]) if i < len(completions) else None,
         )
@@ -220,14 +219,6 @@ def learning(follower: HistoryFollower, head: Seen[HeadResponse]) -> LearningRes
     )
 
 
-def status_of(code: int) -> str:
-    """A status of an event by its name; of one that we do not know, its number."""
-    try:
-        return Status(code).name.lower()
-    except ValueError:
-        return str(code)
-
-
 def _leaders(
     uids: Iterable[int],
     metagraph: Metagraph,
@@ -241,8 +232,9 @@ def _leaders(
     wanted = _shares(dict(zip(weights.uids, weights.weights, strict=False)) if weights else None)
     held = _shares(weights.on_chain if weights else None)
     asked, last_ms = summary.asked.tolist(), summary.last_ms.tolist()
-    success, latency, reward = (_column(c) for c in (summary.success, summary.latency_s, summary.reward))
-    newest = [_column(row) for row in summary.newest.round(4)]
+    columns = (summary.success, summary.latency_s, summary.reward)
+    success, latency, reward = ([finite(one) for one in column.tolist()] for column in columns)
+    newest = [[finite(one) for one in row] for row in summary.newest.round(4).tolist()]
     return [
         LeaderRow(
             uid=neuron.uid,
@@ -256,7 +248,7 @@ def _leaders(
             latency_s=latency[i],
             reward=reward[i],
             rewards=tuple(newest[i][-asked[i] :]) if asked[i] else (),
-            last_status=status_of(int(summary.last_status[i])) if asked[i] else None,
+            last_status=name_of(int(summary.last_status[i])) if asked[i] else None,
             last_ms=last_ms[i] if asked[i] else None,
         )
         for i, neuron in enumerate(neurons)
@@ -268,10 +260,6 @@ def _shares(values: Mapping[int, float] | None) -> Callable[[int], float | None]
     if not values or total <= 0:
         return lambda uid: None
     return lambda uid: values.get(uid, 0.0) / total
-
-
-def _column(values: np.ndarray) -> list[float | None]:
-    return [value if math.isfinite(value) else None for value in values.tolist()]
 
 
 def _role(neuron: Neuron, metagraph: Metagraph, own_hotkey: str) -> Role:
@@ -295,9 +283,9 @@ def _samples(samples: Samples) -> Iterable[MinerSample]:
     for time_ms, status, latency, reward in zip(*(column.tolist() for column in columns), strict=True):
         yield MinerSample(
             time_ms=time_ms,
-            status=status_of(status),
-            latency_s=_number(latency) or 0.0,
-            reward=_number(reward) if status == Status.OK else None,
+            status=name_of(status),
+            latency_s=finite(latency) or 0.0,
+            reward=finite(reward) if status == Status.OK else None,
         )
 
 
@@ -313,8 +301,8 @@ def _with(digest: int, follower: HistoryFollower) -> Iterable[MinerEvent]:
         at = int(places[0])
         yield MinerEvent(
             **event_row(entry).model_dump(),
-            own_status=status_of(int(event.status[at])),
-            own_reward=_number(event.rewards[at]),
+            own_status=name_of(int(event.status[at])),
+            own_reward=finite(event.rewards[at]),
         )
         found += 1
         if found == MINER_EVENTS:
@@ -335,8 +323,3 @@ def _submission(record: SubmissionRecord) -> SubmissionSummary:
         commit_reveal=record.commit_reveal,
         rule=record.rule[:200],
     )
-
-
-def _number(value: float) -> float | None:
-    number = float(value)
-    return number if math.isfinite(number) else None

@@ -11,10 +11,9 @@ import pyarrow as pa
 from coremesh.events import Change, ForwardEvent, Message, MetagraphEvent, pack
 from coremesh.history import Entry, Submission, SubmissionEntry
 from coremesh.types import StreamId
-from coremesh.wire.status import Status
+from coremesh.wire.status import name_of
 from services.weights.archive.schema import EVENTS, METAGRAPH, SCHEMAS, SUBMISSIONS
 
-STATUS_NAMES = {int(status): status.name.lower() for status in Status}
 Place = Sequence[tuple[StreamId, Any]]
 
 
@@ -42,7 +41,7 @@ def events_table(
         "uids": uids,
         "hotkeys": _renamed(digests, lambda digest: names.get(digest, "")),
         "digests": digests,
-        "statuses": _renamed(codes, lambda code: STATUS_NAMES.get(code, str(code))),
+        "statuses": _renamed(codes, name_of),
         "status_codes": codes,
         "latencies": _lists(events, "latency_", "<f4"),
         "rewards": _lists(events, "rewards_", "<f4"),

@@ -10,7 +10,7 @@ import numpy as np
 
 from coremesh.events import ForwardEvent, Transcript
 from coremesh.types import StreamId
-from coremesh.wire.status import Status
+from coremesh.wire.status import Status, name_of
 
 MOST_CHARS = 4000
 """Characters of one text."""
@@ -39,7 +39,7 @@ def row_of(
         "best_uid": int(event.uids[best]) if best is not None else None,
         "uids": event.uids.tolist(),
         "hotkeys": [names.get(int(digest), "") for digest in event.hotkeys],
-        "statuses": [_status(code) for code in event.status.tolist()],
+        "statuses": [name_of(code) for code in event.status.tolist()],
         "latencies_s": _column(event.latency_s),
         "rewards": _column(rewards),
         "gating": _column(event.gating),
@@ -71,10 +71,3 @@ def _column(values: Sequence[float] | Any) -> list[float | None]:
 def _finite(value: Any) -> float | None:
     number = float(value)
     return round(number, 6) if math.isfinite(number) else None
-
-
-def _status(code: int) -> str:
-    try:
-        return Status(code).name.lower()
-    except ValueError:
-        return str(code)
