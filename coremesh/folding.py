@@ -11,9 +11,10 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import structlog
 
-from coremesh.errors import CoremeshError, HistoryUnavailable, LeaseLost
+from coremesh.errors import HistoryUnavailable
 from coremesh.events import decode
 from coremesh.history.protocol import Checkpoint, Entry, History, Lease
+from coremesh.leading import TTL, Leading
 from coremesh.types import ORIGIN, StreamId, stream_key
 
 log = structlog.get_logger(__name__)
@@ -77,23 +78,19 @@ class FoldRunner(Generic[S]):
         on_state: Callable[[S, Checkpoint, Lease], Awaitable[None]] | None = None,
         batch: int = 1000,
         wait: timedelta = timedelta(milliseconds=500),
-        ttl: timedelta = timedelta(seconds=6),
+        ttl: timedelta = TTL,
         save_every: timedelta = timedelta(0),
         decode: Callable[[bytes], Any] = decode,
     ) -> None:
         self._history = history
         self._fold = fold
         self._name = name
-        self._role = role
-        self._holder = holder
+        self._leading = Leading(history, role=role, holder=holder, ttl=ttl, fold=name)
         self._on_state = on_state
         self._batch = batch
         self._wait = wait
-        self._ttl = ttl
         self._save_every = save_every.total_seconds()
         self._decode = decode
-        self.lease: Lease | None = None
-        self._held_until_s = 0.0
         self._at = ORIGIN
         self._version = 0
         self._gaps = 0
@@ -103,59 +100,18 @@ class FoldRunner(Generic[S]):
         """Where the fold stands now."""
         return FoldStatus(self.lease is not None, self._at, self._version, self._gaps)
 
+    @property
+    def lease(self) -> Lease | None:
+        """What we lead by, None on a standby."""
+        return self._leading.lease
+
     def holds(self, lease: Lease) -> bool:
-        """Whether ``lease`` is ours and has not run out, by our own clock: a process that was stopped for a while
-        finds that it no longer leads before it has asked anyone."""
-        return self.lease is lease and time.monotonic() < self._held_until_s
+        """See Leading.holds."""
+        return self._leading.holds(lease)
 
     async def run(self) -> None:
         """Stand by and lead, for ever. Redis being away only makes it wait. Ends when cancelled."""
-        while True:
-            try:
-                asked_s = time.monotonic()
-                self.lease = await self._history.acquire(self._role, self._holder, self._ttl)
-                self._held_until_s = asked_s + self._ttl.total_seconds()
-                if self.lease is None:
-                    await asyncio.sleep(self._ttl.total_seconds() / 4)
-                    continue
-                log.info("leading", fold=self._name, token=self.lease.token)
-                await self._lead(self.lease)
-            except LeaseLost as error:
-                log.warning("no longer leading", fold=self._name, reason=error.message)
-            except HistoryUnavailable as error:
-                log.warning("history away", fold=self._name, reason=error.message)
-                await asyncio.sleep(0.5)
-            except asyncio.CancelledError:
-                await self._give_back()
-                raise
-            finally:
-                self.lease = None
-
-    async def _give_back(self) -> None:
-        if self.lease is not None:
-            try:
-                async with asyncio.timeout(1.0):
-                    await self._history.release(self.lease)
-            except (CoremeshError, TimeoutError):
-                log.info("lease left to expire", fold=self._name)
-
-    async def _lead(self, lease: Lease) -> None:
-        renewing = asyncio.create_task(self._keep(lease), name=f"{self._name}-lease")
-        folding = asyncio.create_task(self._fold_on(lease), name=f"{self._name}-fold")
-        try:
-            done, _ = await asyncio.wait({renewing, folding}, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        finally:
-            await _end({renewing, folding})
-
-    async def _keep(self, lease: Lease) -> None:
-        while True:
-            await asyncio.sleep(self._ttl.total_seconds() / 3)
-            asked_s = time.monotonic()
-            if not await self._history.renew(lease, self._ttl):
-                raise LeaseLost(f"the lease of {self._role} ran out")
-            self._held_until_s = asked_s + self._ttl.total_seconds()
+        await self._leading.run(self._fold_on)
 
     async def _fold_on(self, lease: Lease) -> None:
         checkpoint = await self._history.load(self._name)
@@ -205,20 +161,6 @@ class FoldRunner(Generic[S]):
             log.error(
                 "events were trimmed before they were folded", fold=self._name, at=self._at, trimmed=trimmed
             )
-
-
-async def _end(tasks: set[asyncio.Task[None]]) -> None:
-    """Cancel ``tasks`` until they are over.
-
-    redis-py swallows a cancellation that meets its own timeout of 0 seconds, so once is not enough: a lease that
-    goes on being renewed without its fold would never be taken over.
-    """
-    left = tasks
-    while left:
-        for task in left:
-            task.cancel()
-        _, left = await asyncio.wait(left, timeout=0.5)
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class Follower(Generic[S]):

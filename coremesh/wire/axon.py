@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any, cast
 
 import bittensor as bt
 
+from coremesh.aside import in_thread
 from coremesh.errors import ChainUnavailable, CoremeshError
 from coremesh.wire.keys import KeyPair
 
@@ -145,28 +145,8 @@ async def publish_aside(
 ) -> bool:
     """``publish`` in a thread and an event loop of its own: the SDK decodes metadata for a long time at once, which
     would hold up all else that this loop serves. Cancelling it leaves the thread to its deadline, in nobody's way."""
-    loop = asyncio.get_running_loop()
-    told: asyncio.Future[bool] = loop.create_future()
 
-    def tell(result: bool | BaseException) -> None:
-        if told.done():
-            return
-        if isinstance(result, BaseException):
-            told.set_exception(result)
-        else:
-            told.set_result(result)
+    def work() -> bool:
+        return asyncio.run(publish(network, fallbacks, netuid, keypair, endpoint, deadline_s=deadline_s))
 
-    def work() -> None:
-        result: bool | BaseException
-        try:
-            result = asyncio.run(
-                publish(network, fallbacks, netuid, keypair, endpoint, deadline_s=deadline_s)
-            )
-        except BaseException as error:
-            result = error
-        with suppress(RuntimeError):  # the other loop may have gone
-            loop.call_soon_threadsafe(tell, result)
-
-    # A daemon: the process may end while the chain hangs.
-    threading.Thread(target=work, name="axon", daemon=True).start()
-    return await told
+    return await in_thread(work, name="axon")

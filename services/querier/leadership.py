@@ -3,42 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Protocol
 
 import structlog
 
 from coremesh.errors import HistoryUnavailable
 from coremesh.history import Lease
+from coremesh.leading import Leases, end, give_back
 
 log = structlog.get_logger(__name__)
-
-CANCEL_AGAIN_S = 0.5
-
-
-class Leases(Protocol):
-    """The part of a History that keeps leases."""
-
-    async def acquire(self, role: str, holder: str, ttl: timedelta) -> Lease | None:
-        """Take a free lease, or None."""
-        ...
-
-    async def renew(self, lease: Lease, ttl: timedelta) -> bool:
-        """Keep a lease; False when it is lost."""
-        ...
-
-    async def release(self, lease: Lease) -> None:
-        """Give a lease back."""
-        ...
 
 
 class Leadership:
     """Runs ``work`` while this instance holds the lease of ``role``, and cancels it when the lease is lost.
 
-    Redis being away is survived for as long as the lease would have lasted.
+    Unlike coremesh.leading.Leading, Redis being away is survived for as long as the lease would have lasted: events of
+    two trainers would be one too many, but break nothing.
     """
 
     def __init__(
@@ -74,7 +56,7 @@ class Leadership:
                 await self._lead(lease, work)
             finally:
                 self._set(False)
-                await self._give_back(lease)
+                await give_back(self._leases, lease)
 
     async def _lead(self, lease: Lease, work: Callable[[], Awaitable[None]]) -> None:
         working = asyncio.ensure_future(work())
@@ -84,7 +66,7 @@ class Leadership:
             if working.done():
                 working.result()
         finally:
-            await _end(working, keeping)
+            await end((working, keeping))
 
     async def _keep(self, lease: Lease) -> None:
         """Renew until the lease is lost."""
@@ -107,20 +89,6 @@ class Leadership:
                 return
             renewed = asked
 
-    async def _give_back(self, lease: Lease) -> None:
-        with contextlib.suppress(HistoryUnavailable, TimeoutError):
-            async with asyncio.timeout(1.0):
-                await self._leases.release(lease)
-
     def _set(self, leading: bool) -> None:
         self.leading = leading
         self._on_change(leading)
-
-
-async def _end(*tasks: asyncio.Future[None]) -> None:
-    """Cancel ``tasks`` until they are over: before Python 3.12 wait_for may swallow a cancellation."""
-    pending = {task for task in tasks if not task.done()}
-    while pending:
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)

@@ -18,12 +18,13 @@ import msgspec
 import pyarrow as pa
 import structlog
 
+from coremesh.aside import in_thread
 from coremesh.events import ForwardEvent, MetagraphEvent
 from coremesh.history import Checkpoint, Entry, History, Lease, SubmissionEntry
+from coremesh.leading import TTL, Leading
 from coremesh.settings import ArchiveSettings
 from coremesh.types import ORIGIN, StreamId, stream_key
 from services.weights.archive.files import Files
-from services.weights.archive.lead import TTL, in_thread, lead
 from services.weights.archive.metrics import FAILURES, GAPS, LAG_SECONDS, ROWS
 from services.weights.archive.reader import ParquetHistory
 from services.weights.archive.rows import events_table, metagraph_table, submissions_table
@@ -90,9 +91,8 @@ class Archiver:
         self._files = files
         self._settings = settings
         self._netuid = netuid
-        self._holder = holder
+        self._leading = Leading(history, role=ROLE, holder=holder, ttl=ttl)
         self._backoff_s = backoff_s
-        self._ttl = ttl
         self._wait = wait
         self._format = f"archive/1:{files.root}"
         self._at = self._saved_at = ORIGIN
@@ -101,7 +101,7 @@ class Archiver:
 
     async def run(self) -> None:
         """Archive while leading, for ever. Ends when cancelled."""
-        await lead(self._history, ROLE, self._holder, self._work, ttl=self._ttl)
+        await self._leading.run(self._work)
 
     async def _work(self, lease: Lease) -> None:
         checkpoint = await self._history.load(NAME)
@@ -267,7 +267,7 @@ class Archiver:
 
 
 def _begin(work: Callable[[], T]) -> asyncio.Task[T]:
-    task = asyncio.create_task(in_thread(work))
+    task = asyncio.create_task(in_thread(work, name="archive"))
     # Whoever waits for it may be gone before it fails.
     task.add_done_callback(lambda done: done.cancelled() or done.exception())
     return task

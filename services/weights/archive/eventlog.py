@@ -17,11 +17,12 @@ from typing import Any
 
 import structlog
 
+from coremesh.aside import in_thread
 from coremesh.events import ForwardEvent
 from coremesh.history import Checkpoint, Entry, History, Lease
+from coremesh.leading import TTL, Leading
 from coremesh.settings import ArchiveSettings
 from coremesh.types import ORIGIN, StreamId, stream_key
-from services.weights.archive.lead import TTL, in_thread, lead
 from services.weights.archive.metrics import FAILURES, GAPS, LAG_SECONDS, ROWS
 
 log = structlog.get_logger(__name__)
@@ -124,14 +125,13 @@ class EventLog:
     ) -> None:
         self._history = history
         self._lines = RotatingLog(folder, settings.event_log_bytes, settings.event_log_files)
-        self._holder = holder
+        self._leading = Leading(history, role=ROLE, holder=holder, ttl=ttl)
         self._backoff_s = backoff_s
-        self._ttl = ttl
         self._wait = wait
 
     async def run(self) -> None:
         """Write while leading, for ever. Ends when cancelled."""
-        await lead(self._history, ROLE, self._holder, self._work, ttl=self._ttl)
+        await self._leading.run(self._work)
 
     async def _work(self, lease: Lease) -> None:
         backoff = self._backoff_s
@@ -147,7 +147,7 @@ class EventLog:
     async def _follow(self, lease: Lease) -> None:
         checkpoint = await self._history.load(NAME)
         saved_at = checkpoint.last_id if checkpoint else ORIGIN
-        at = max(saved_at, await in_thread(self._own_place), key=stream_key)
+        at = max(saved_at, await in_thread(self._own_place, name="archive"), key=stream_key)
         trimmed = await self._history.trimmed()
         if stream_key(at) < stream_key(trimmed) and at != ORIGIN:
             GAPS.labels(NAME).inc()
@@ -159,7 +159,7 @@ class EventLog:
                 continue
             lines = await self._lines_of(entries)
             if lines:
-                await in_thread(lambda lines=lines: self._lines.append(lines))
+                await in_thread(lambda lines=lines: self._lines.append(lines), name="archive")
             at = entries[-1].stream_id
             draft = Checkpoint(last_id=at, state=b"", format=FORMAT)
             await self._history.save(NAME, draft, lease, saved_at)

@@ -18,9 +18,9 @@ import structlog
 from coremesh.errors import BadSetting
 from coremesh.events import ForwardEvent
 from coremesh.history import Checkpoint, Entry, History, Lease
+from coremesh.leading import TTL, Leading
 from coremesh.settings import WandbSettings
 from coremesh.types import ORIGIN, stream_key
-from services.weights.archive.lead import TTL, lead
 from services.weights.board.metrics import EVENTS, FAILURES, GAPS
 from services.weights.board.row import Row, row_of, sound
 
@@ -189,8 +189,7 @@ class Sink:
         self._settings = settings
         self._name = name
         self._config = config
-        self._holder = holder
-        self._ttl = ttl
+        self._leading = Leading(history, role=ROLE, holder=holder, ttl=ttl)
         self._wait = wait
         self._backoff_s = backoff_s
         self._command = command
@@ -198,7 +197,7 @@ class Sink:
 
     async def run(self) -> None:
         """Tell while leading, for ever. Ends when cancelled."""
-        await lead(self._history, ROLE, self._holder, self._work, ttl=self._ttl)
+        await self._leading.run(self._work)
 
     async def _work(self, lease: Lease) -> None:
         backoff = self._backoff_s
