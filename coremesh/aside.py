@@ -1,11 +1,11 @@
-"""Blocking work that may never come back."""
+"""Work beside the event loop's own: threads that may never come back, tasks that must end."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -41,3 +41,18 @@ def _settle(future: asyncio.Future[T], result: T | None, failure: BaseException 
         future.set_exception(failure)
     else:
         future.set_result(result)  # type: ignore[arg-type]
+
+
+async def end_tasks(tasks: Iterable[asyncio.Future[Any]]) -> None:
+    """Cancel ``tasks`` until they are over.
+
+    redis-py swallows a cancellation that meets its own timeout of 0 seconds, and wait_for may before Python 3.12, so
+    once is not enough: a lease that goes on being renewed without its work, for one, would never be taken over.
+    """
+    every = tuple(tasks)
+    left = {task for task in every if not task.done()}
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=0.5)
+    await asyncio.gather(*every, return_exceptions=True)

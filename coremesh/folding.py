@@ -85,6 +85,7 @@ class FoldRunner(Generic[S]):
         self._history = history
         self._fold = fold
         self._name = name
+        self._ttl = ttl
         self._leading = Leading(history, role=role, holder=holder, ttl=ttl, fold=name)
         self._on_state = on_state
         self._batch = batch

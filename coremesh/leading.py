@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any, Protocol
 
 import structlog
 
+from coremesh.aside import end_tasks
 from coremesh.errors import CoremeshError, HistoryUnavailable, LeaseLost
 from coremesh.history import Lease
 
@@ -88,7 +89,7 @@ class Leading:
             for task in done:
                 task.result()
         finally:
-            await end(tasks)
+            await end_tasks(tasks)
 
     async def _keep(self, lease: Lease) -> None:
         while True:
@@ -106,18 +107,3 @@ async def give_back(leases: Leases, lease: Lease) -> None:
             await leases.release(lease)
     except (CoremeshError, TimeoutError):
         log.info("lease left to expire", role=lease.role)
-
-
-async def end(tasks: Iterable[asyncio.Future[Any]]) -> None:
-    """Cancel ``tasks`` until they are over.
-
-    redis-py swallows a cancellation that meets its own timeout of 0 seconds, and wait_for may before Python 3.12, so
-    once is not enough: a lease that goes on being renewed without its work would never be taken over.
-    """
-    every = tuple(tasks)
-    left = {task for task in every if not task.done()}
-    while left:
-        for task in left:
-            task.cancel()
-        _, left = await asyncio.wait(left, timeout=0.5)
-    await asyncio.gather(*every, return_exceptions=True)

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from coremesh.aside import end_tasks
 from coremesh.errors import HistoryUnavailable
 from coremesh.folding import Fold, FoldRunner, FoldStatus
 from coremesh.history.protocol import Checkpoint, History, Lease
@@ -119,7 +120,7 @@ class Generations:
                 await self._turn(tasks)
                 await asyncio.sleep(self._every)
         finally:
-            await _stop(*tasks.values())
+            await end_tasks(tasks.values())
 
     async def _turn(self, tasks: dict[str, asyncio.Task[None]]) -> None:
         """Have the right runners run. One that died ends this process's loop."""
@@ -137,7 +138,7 @@ class Generations:
             if wanted[name] and running is None:
                 tasks[name] = asyncio.create_task(runner.run(), name=name)
             elif not wanted[name] and running is not None:
-                await _stop(tasks.pop(name))
+                await end_tasks((tasks.pop(name),))
 
     async def look(self) -> None:
         """Take the newest head of this generation if it is new to us. Raises HistoryUnavailable."""
@@ -192,10 +193,10 @@ class _HeadRunner(FoldRunner[GatingFold]):
         super().__init__(history, fold, **how)
         self._may_take_over = may_take_over
 
-    async def _lead(self, lease: Lease) -> None:
+    async def _fold_on(self, lease: Lease) -> None:
         # Nobody else saves the head while the lease is ours, so what is found here holds.
         if await self._ours(lease):
-            await super()._lead(lease)
+            await super()._fold_on(lease)
         else:
             await self._history.release(lease)
             await asyncio.sleep(self._ttl.total_seconds() / 4)
@@ -220,12 +221,3 @@ async def _caught_up(history: History, checkpoint: Checkpoint | None) -> bool:
     if checkpoint is None:
         return not await history.read(ORIGIN, 1)
     return len(await history.read(checkpoint.last_id, REACH + 1)) <= REACH
-
-
-async def _stop(*tasks: asyncio.Task[None]) -> None:
-    left = set(tasks)
-    while left := {task for task in left if not task.done()}:
-        # Again and again: before Python 3.12 wait_for may swallow a cancellation.
-        for task in left:
-            task.cancel()
-        await asyncio.wait(left, timeout=1.0)

@@ -9,9 +9,10 @@ from datetime import timedelta
 
 import structlog
 
+from coremesh.aside import end_tasks
 from coremesh.errors import HistoryUnavailable
 from coremesh.history import Lease
-from coremesh.leading import Leases, end, give_back
+from coremesh.leading import Leases, give_back
 
 log = structlog.get_logger(__name__)
 
@@ -66,7 +67,7 @@ class Leadership:
             if working.done():
                 working.result()
         finally:
-            await end((working, keeping))
+            await end_tasks((working, keeping))
 
     async def _keep(self, lease: Lease) -> None:
         """Renew until the lease is lost."""
