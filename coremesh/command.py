@@ -10,9 +10,11 @@ import json
 import os
 import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
 
-from coremesh.errors import CoremeshError
+from coremesh.errors import BadSetting, CoremeshError
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -44,6 +46,25 @@ def say(error: CoremeshError, name: str = "coremesh") -> None:
         print(json.dumps(error.as_dict()))
     message = error.message.rstrip(".")
     print(f"{name}: {message}. {error.remedy} [{error.code}]", file=sys.stderr)
+
+
+def positive(word: str) -> int:
+    """A flag's count, 1 or more. Raises ValueError, which argparse turns into its own words."""
+    number = int(word)
+    if number < 1:
+        raise ValueError(word)
+    return number
+
+
+@contextmanager
+def writing(file: Path, flag: str) -> Generator[None]:
+    """Raise BadSetting where the file that ``flag`` names cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise BadSetting(
+            f"{flag}: cannot write {file}: {error.strerror}", remedy="Name a file in a directory that exists."
+        ) from None
 
 
 def main() -> int:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
-from coremesh.command import say
+from coremesh.command import positive, say, writing
 from coremesh.errors import BadModel, BadSetting, CoremeshError
 from coremesh.history.protocol import Entry, History
 from coremesh.history.redis import RedisHistory
@@ -210,12 +210,8 @@ def plot(found: Evaluation, file: Path) -> None:
     axes.set_ylabel(f"reward of the chosen {found.k}")
     figure.legend(fontsize="small", loc="outside right upper")
     axes.grid(alpha=0.3)
-    try:
+    with writing(file, "--plot"):
         figure.savefig(file, format="png")
-    except OSError as error:
-        raise BadSetting(
-            f"--plot: cannot write {file}: {error.strerror}", remedy="Name a file in a directory that exists."
-        ) from None
 
 
 def main(argv: Sequence[str]) -> int:
@@ -252,9 +248,9 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--history", metavar="URL", help="the Redis that holds the history (--redis.url)")
-    parser.add_argument("--last", type=_positive, metavar="N", help="the newest N events only")
+    parser.add_argument("--last", type=positive, metavar="N", help="the newest N events only")
     parser.add_argument(
-        "--k", type=_positive, default=4, help="how many of the available to ask (%(default)s)"
+        "--k", type=positive, default=4, help="how many of the available to ask (%(default)s)"
     )
     parser.add_argument("--rules", default=",".join(CONTESTANTS), help="which rules (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn at random")
@@ -264,13 +260,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print the table and the learning curve as JSON")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="write the learning curve as PNG")
     return parser
-
-
-def _positive(word: str) -> int:
-    number = int(word)
-    if number < 1:
-        raise ValueError(word)
-    return number
 
 
 def _rules(text: str) -> list[str]:

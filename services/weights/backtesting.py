@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from coremesh.command import say
+from coremesh.command import positive, say, writing
 from coremesh.errors import BadSetting, CoremeshError
 from coremesh.settings import ALL_SECTIONS, WeightsSettings, load
 from services.weights.backtest import Backtest, backtest
@@ -53,7 +53,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         found = asyncio.run(_run(given, words))
         if given.json and str(given.json) != "-":
-            _write(given.json, json.dumps(asdict(found), indent=2))
+            with writing(given.json, "--json"):
+                given.json.write_text(json.dumps(asdict(found), indent=2) + "\n")
         if given.png and found.events:
             plot(found, given.png)
     except CoremeshError as error:
@@ -104,28 +105,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--alpha", type=float, help="of rules that name none (weights.alpha)")
     parser.add_argument("--temperature", type=float, help="of rules that name none (weights.temperature)")
     parser.add_argument(
-        "--epoch-blocks", type=_positive, help="blocks an epoch (the subnet's tempo, else 360)"
+        "--epoch-blocks", type=positive, help="blocks an epoch (the subnet's tempo, else 360)"
     )
     parser.add_argument("--from-parquet", metavar="DIR|s3://BUCKET/PREFIX", help="fold this archive first")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all of it as JSON; -: print it")
     parser.add_argument("--png", type=Path, metavar="FILE", help="draw weights and churn (needs matplotlib)")
     return parser
-
-
-def _positive(word: str) -> int:
-    number = int(word)
-    if number < 1:
-        raise ValueError(word)
-    return number
-
-
-def _write(file: Path, text: str) -> None:
-    try:
-        file.write_text(text + "\n")
-    except OSError as error:
-        raise BadSetting(
-            f"cannot write {file}: {error.strerror}", remedy="Name a file in a directory that exists."
-        ) from None
 
 
 def _number(value: float | None) -> str:
@@ -198,9 +183,5 @@ def plot(found: Backtest, file: Path) -> None:
     left.legend(fontsize="small")
     for axes in (left, right):
         axes.grid(alpha=0.3)
-    try:
+    with writing(file, "--png"):
         figure.savefig(file, format="png")
-    except OSError as error:
-        raise BadSetting(
-            f"--png: cannot write {file}: {error.strerror}", remedy="Name a file in a directory that exists."
-        ) from None
