@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -52,6 +52,35 @@ class Distinct:
         return np.stack([found[number] for number in self.index])
 
 
+class Queue:
+    """Rows that a device still computes, fetched late into ``found``: a copy from the device would wait for it."""
+
+    def __init__(self, device: torch.device, tokens: int, found: dict[int, np.ndarray]) -> None:
+        self._ahead = AHEAD if device.type != "cpu" else 0
+        self._tokens = tokens
+        self._found = found
+        self._waiting: list[tuple[list[int], torch.Tensor]] = []
+
+    def most(self) -> int:
+        """Tokens that the next call may have. With somebody about, what the device has still to do is what they would
+        wait for, so it is fetched first."""
+        allowed = paced(self._tokens)
+        if len(self._waiting) > (self._ahead if allowed == self._tokens else 0):
+            self.collect()
+        return allowed
+
+    def put(self, which: list[int], rows: torch.Tensor) -> None:
+        """``rows`` [n, width], one for each of ``which``."""
+        self._waiting.append((which, rows))
+
+    def collect(self) -> None:
+        """Fetch all that waits."""
+        for which, rows in self._waiting:
+            for i, row in zip(which, rows.float().cpu().numpy(), strict=True):
+                self._found[i] = row
+        self._waiting.clear()
+
+
 class DecoderBackend:
     """A packed decoder. `read_at` says where in a sequence its score is read; what follows is not computed."""
 
@@ -68,21 +97,11 @@ class DecoderBackend:
         def work(tokens: int) -> None:
             left = [[(i, distinct.sequences[i]) for i in g if i not in found] for g in distinct.groups]
             carried: list[KeyValue] | None = None
-            waiting: list[tuple[list[int], torch.Tensor]] = []
-            ahead = AHEAD if device.type != "cpu" else 0
-
-            def most() -> int:
-                # Results are fetched late: a copy from the device would wait for it. With somebody about, what
-                # the device has still to do is what they would wait for.
-                allowed = paced(tokens)
-                if len(waiting) > (ahead if allowed == tokens else 0):
-                    _collect(waiting, found)
-                return allowed
-
-            for chunk in chunks([group for group in left if group], most):
+            queue = Queue(device, tokens, found)
+            for chunk in chunks([group for group in left if group], queue.most):
                 scores, carried = self.model.forward(chunk, carried)
-                waiting.append((chunk.which, scores))
-            _collect(waiting, found)
+                queue.put(chunk.which, scores)
+            queue.collect()
 
         budget.run(work)
         return distinct.spread(found)
@@ -104,18 +123,10 @@ class EncoderBackend:
         def work(tokens: int) -> None:
             left = [i for i in range(len(distinct.sequences)) if i not in found]
             left.sort(key=lambda i: -len(distinct.sequences[i]))
-            waiting: list[tuple[list[int], torch.Tensor]] = []
-            ahead = AHEAD if device.type != "cpu" else 0
-
-            def most() -> int:
-                allowed = paced(tokens)
-                if len(waiting) > (ahead if allowed == tokens else 0):
-                    _collect(waiting, found)
-                return allowed
-
-            for batch in _packed(left, distinct.sequences, most):
-                waiting.append((batch, self._run([distinct.sequences[i] for i in batch])))
-            _collect(waiting, found)
+            queue = Queue(device, tokens, found)
+            for batch in _packed(left, distinct.sequences, queue.most):
+                queue.put(batch, self._run([distinct.sequences[i] for i in batch]))
+            queue.collect()
 
         budget.run(work)
         return distinct.spread(found)
@@ -136,13 +147,6 @@ def _packed(left: list[int], sequences: Sequence[Ids], most: Callable[[], int]) 
         size += len(sequences[i])
     if batch:
         yield batch
-
-
-def _collect(waiting: list[tuple[list[int], torch.Tensor]], found: dict[int, Any]) -> None:
-    for which, rows in waiting:
-        for i, row in zip(which, rows.float().cpu().numpy(), strict=True):
-            found[i] = row
-    waiting.clear()
 
 
 def last_real(pad: int | None) -> Callable[[Ids], int]:
