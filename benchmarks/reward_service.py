@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import re
-import socket
 import statistics
 import sys
 import tempfile
@@ -27,6 +26,7 @@ import torch
 import transformers
 
 from benchmarks import reward_data as data
+from devnet.chain.testing import free_port
 from services.reward.engine import Group, load_classifier
 
 ROUNDS = 5
@@ -83,13 +83,6 @@ async def service(stack: Path) -> AsyncIterator[httpx.AsyncClient]:
         if process.returncode is None:
             process.terminate()
         await process.wait()
-
-
-def free_port() -> int:
-    """A port that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def groups(prompts: int, completions: int, seed: int) -> list[tuple[str, tuple[str, ...]]]:

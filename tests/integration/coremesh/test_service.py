@@ -17,11 +17,7 @@ from typing import IO
 import httpx
 import pytest
 
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+from devnet.chain.testing import free_port
 
 
 class Tiny:

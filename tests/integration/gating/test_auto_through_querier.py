@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,6 +16,7 @@ from coremesh.events import Flag, Message, forward_event
 from coremesh.service import Health, Loops
 from coremesh.settings import MeshSettings
 from coremesh.types import new_event_id
+from devnet.chain.testing import free_port
 from services.querier.app import create_app
 from tests.integration.querier.conftest import World, ask, wallet_path, world
 from tests.integration.querier.network import Miner, says
@@ -27,12 +27,6 @@ __all__ = ["wallet_path", "world"]
 GOOD = "Because air molecules scatter short wavelengths far more strongly than long ones."
 PLAIN = "Because of the air."
 MINERS, STEPS = 6, 48
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 @asynccontextmanager

@@ -23,6 +23,7 @@ from coremesh.settings import LogSettings, load
 from tests.integration.querier.conftest import World
 from tests.integration.querier.network import VALIDATOR, answers, says
 from tests.integration.traces.test_mesh import free_port
+from tests.logs import captured
 from tests.wait import wait_until
 
 KEY, TOKEN, OPERATOR, STRANGER = "MARKERKEY", "MARKERTOKEN", "MARKEROPERATOR", "MARKERSTRANGER"
@@ -205,18 +206,8 @@ async def test_no_text_and_no_secret_is_logged_at_info(world: World, tmp_path: P
 
 @pytest.fixture(params=["json", "console"])
 def written(request: pytest.FixtureRequest) -> Iterator[io.StringIO]:
-    root = logging.getLogger()
-    before, level, configured = root.handlers[:], root.level, structlog.get_config()
-    configure_logging(load([LogSettings], [f"--log.format={request.param}"])[LogSettings], "tests")
-    found = io.StringIO()
-    handler = root.handlers[0]
-    assert isinstance(handler, logging.StreamHandler)
-    handler.setStream(found)
-    yield found
-    root.handlers[:] = before
-    root.setLevel(level)
-    structlog.configure(**configured)
-    structlog.contextvars.clear_contextvars()
+    with captured([f"--log.format={request.param}"]) as lines:
+        yield lines
 
 
 MARK = "mark" + "er of a text"

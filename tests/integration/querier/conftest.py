@@ -103,7 +103,9 @@ class World:
             WalletSettings(path=self.wallet_path, name="validator", hotkey="default"),
             HttpSettings(**(http or {})),
             MeshSettings(
-                **dict.fromkeys(("gating_url", "reward_url", "weights_url"), self.services_url)  # pyright: ignore
+                # Nobody listens there, whatever else runs on this machine.
+                trainer_url="http://127.3.0.9:9",
+                **dict.fromkeys(("gating_url", "reward_url", "weights_url"), self.services_url),  # pyright: ignore
             ),
             QuerierSettings(
                 **{"allow_loopback": True, "inference_timeout_s": 2.0, "spool": self.spool, **(querier or {})}

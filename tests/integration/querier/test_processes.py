@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,6 +15,7 @@ import pytest
 
 from coremesh.errors import BadSetting
 from coremesh.history.redis import RedisHistory
+from devnet.chain.testing import free_port
 from services.querier.__main__ import main
 from tests.integration.querier.conftest import World, ask
 from tests.integration.querier.network import held, says
@@ -24,12 +24,6 @@ from tests.wait import wait_until
 
 GOOD = "Because air scatters blue light more than red light."
 BETTER = "Because air molecules scatter short wavelengths far more strongly: Rayleigh scattering."
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 @asynccontextmanager

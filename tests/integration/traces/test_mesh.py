@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -13,6 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import httpx
 
 from coremesh.events import ForwardEvent
+from devnet.chain.testing import free_port
 from tests.integration.querier.conftest import World, ask
 from tests.integration.querier.network import answers, says
 from tests.integration.traces.collector import Collector
@@ -38,12 +38,6 @@ EXPECTED = {
     (*TOP, "querier: choose"),
     (*TOP, "querier: record"),
 }
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 @asynccontextmanager

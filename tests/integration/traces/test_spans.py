@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import logging
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -20,11 +19,11 @@ from fastapi import FastAPI
 from coremesh.contracts import FilterRequest, FilterResponse
 from coremesh.mesh import Mesh
 from coremesh.service import Health, create_app, traces
-from coremesh.service.logs import configure_logging
-from coremesh.settings import LogSettings, MeshSettings, TraceSettings, load
+from coremesh.settings import MeshSettings, TraceSettings, load
 from coremesh.types import new_event_id
 from tests.integration.querier.serving import Servers
 from tests.integration.traces.collector import Collector
+from tests.logs import captured
 from tests.unit.weights.test_submitter import bench
 from tests.wait import wait_until
 
@@ -46,18 +45,8 @@ def tracing(collector: Collector) -> Iterator[Collector]:
 @pytest.fixture
 def lines() -> Iterator[io.StringIO]:
     """What the services' own logging writes meanwhile."""
-    root = logging.getLogger()
-    before, level, configured = root.handlers[:], root.level, structlog.get_config()
-    configure_logging(load([LogSettings])[LogSettings], "tests")
-    written = io.StringIO()
-    handler = root.handlers[0]
-    assert isinstance(handler, logging.StreamHandler)
-    handler.setStream(written)
-    yield written
-    root.handlers[:] = before
-    root.setLevel(level)
-    structlog.configure(**configured)
-    structlog.contextvars.clear_contextvars()
+    with captured() as written:
+        yield written
 
 
 def run(code: str, *argv: str) -> subprocess.CompletedProcess[str]:

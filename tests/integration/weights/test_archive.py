@@ -158,6 +158,14 @@ async def finished(history: RedisHistory) -> tuple[str, str]:
     return await history.last_id(), submissions[0].stream_id if submissions else ORIGIN
 
 
+async def archive_all(history: RedisHistory, files: Any) -> None:
+    """Archive until all that is in the history is in ``files``."""
+    running = asyncio.create_task(archiver(history, files, "me").run())
+    last = await finished(history)
+    await wait_until(lambda: archived_to(history, *last))
+    await end(running)
+
+
 async def test_killed_at_every_call_no_row_is_lost_or_doubled(
     redis_history: RedisHistory, tmp_path: Path
 ) -> None:
@@ -286,10 +294,7 @@ async def test_a_gap_is_counted_said_and_never_papered_over(
 async def test_a_lost_file_is_noticed(redis_history: RedisHistory, tmp_path: Path) -> None:
     await tell(redis_history, story())
     files = local(tmp_path)
-    running = asyncio.create_task(archiver(redis_history, files, "me").run())
-    last = await finished(redis_history)
-    await wait_until(lambda: archived_to(redis_history, *last))
-    await end(running)
+    await archive_all(redis_history, files)
     (tmp_path / files.paths("metagraph")[0]).unlink()
     archive = await ParquetHistory.open(files, 1)
     assert archive.gap is not None
@@ -302,17 +307,11 @@ async def test_another_archive_in_the_same_place_goes_on_where_that_one_ends(
 ) -> None:
     await tell(redis_history, story(), submissions=2)
     files = local(tmp_path / "one")
-    running = asyncio.create_task(archiver(redis_history, files, "me").run())
-    last = await finished(redis_history)
-    await wait_until(lambda: archived_to(redis_history, *last))
-    await end(running)
+    await archive_all(redis_history, files)
     (tmp_path / "one").rename(tmp_path / "two")
     await tell(redis_history, story(), submissions=1)
     files = local(tmp_path / "two")
-    running = asyncio.create_task(archiver(redis_history, files, "me").run())
-    last = await finished(redis_history)
-    await wait_until(lambda: archived_to(redis_history, *last))
-    await end(running)
+    await archive_all(redis_history, files)
     entries, submissions = await rows_of(files)
     assert entries == await redis_history.read(ORIGIN, 100)
     assert submissions == await redis_history.submissions(100)
@@ -353,10 +352,7 @@ async def test_foreign_files_and_other_subnets_are_refused(
         await ParquetHistory.open(files, 1)
     await tell(redis_history, story())
     (tmp_path / "events/x.parquet").unlink()
-    running = asyncio.create_task(archiver(redis_history, files, "me").run())
-    last = await finished(redis_history)
-    await wait_until(lambda: archived_to(redis_history, *last))
-    await end(running)
+    await archive_all(redis_history, files)
     with pytest.raises(ArchiveUnavailable, match="is of subnet 1, not 2"):
         await ParquetHistory.open(files, 2)
 

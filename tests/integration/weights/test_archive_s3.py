@@ -15,7 +15,7 @@ from services.weights.archive.archiver import NAME
 from services.weights.archive.files import ArchiveUnavailable, ArrowFiles, open_files
 from services.weights.archive.reader import ParquetHistory
 from tests.fakes.s3 import FakeS3
-from tests.integration.weights.test_archive import archived_to, archiver, finished, rows_of, tell
+from tests.integration.weights.test_archive import archive_all, archived_to, archiver, finished, rows_of, tell
 from tests.integration.weights.test_every_await import end, story
 from tests.wait import wait_until
 
@@ -39,10 +39,7 @@ def bucket(s3: FakeS3) -> ArrowFiles:
 async def test_an_archive_in_a_bucket_is_read_back(s3: FakeS3, redis_history: RedisHistory) -> None:
     await tell(redis_history, story(), submissions=2)
     files = bucket(s3)
-    running = asyncio.create_task(archiver(redis_history, files, "me").run())
-    last = await finished(redis_history)
-    await wait_until(lambda: archived_to(redis_history, *last))
-    await end(running)
+    await archive_all(redis_history, files)
     entries, submissions = await rows_of(files)
     assert entries == await redis_history.read(ORIGIN, 100)
     assert submissions == await redis_history.submissions(100)
