@@ -16,40 +16,58 @@ from services.reward.engine.turns import paced
 
 AHEAD = 8
 """Calls that may wait in a GPU's queue."""
+WAVE = 8
+"""So many calls' texts are sorted by length at once on a GPU, which begins when it has the first of them."""
 
 
 class Backend(Protocol):
     """Scores groups of token sequences; those of one group are likely to start alike."""
 
-    def rows(self, groups: Sequence[Sequence[Ids]], budget: TokenBudget) -> np.ndarray:
-        """`[n, width]` float32, one row a sequence, in the order of the groups and within them."""
+    def rows(self, groups: Iterable[Sequence[Ids]], budget: TokenBudget) -> np.ndarray:
+        """`[n, width]` float32, one row a sequence, in the order of the groups and within them.
+
+        Groups may come late: what is computed on another device is begun before the last one is there.
+        """
         ...
 
 
 class Distinct:
-    """The distinct sequences among many, so that each is computed once."""
+    """The distinct sequences among many, so that each is computed once. They are taken as they are asked for."""
 
     def __init__(self, groups: Iterable[Iterable[Ids]]) -> None:
         self.sequences: list[tuple[int, ...]] = []
-        self.groups: list[list[int]] = []
-        self.index: list[int] = []
-        known: dict[tuple[int, ...], int] = {}
-        for group in groups:
-            fresh: list[int] = []
-            for ids in group:
-                key = tuple(ids)
-                number = known.get(key)
-                if number is None:
-                    number = known[key] = len(self.sequences)
-                    self.sequences.append(key)
-                    fresh.append(number)
-                self.index.append(number)
-            if fresh:
-                self.groups.append(fresh)
+        self._source = iter(groups)
+        self._groups: list[list[int]] = []
+        self._index: list[int] = []
+        self._known: dict[tuple[int, ...], int] = {}
+
+    def groups(self) -> Iterator[list[int]]:
+        """The numbers of each group's sequences that stood in none before it, from the first group on."""
+        at = 0
+        while True:
+            if at == len(self._groups):
+                group = next(self._source, None)
+                if group is None:
+                    return
+                self._groups.append(self._add(group))
+            yield self._groups[at]
+            at += 1
+
+    def _add(self, group: Iterable[Ids]) -> list[int]:
+        fresh: list[int] = []
+        for ids in group:
+            key = tuple(ids)
+            number = self._known.get(key)
+            if number is None:
+                number = self._known[key] = len(self.sequences)
+                self.sequences.append(key)
+                fresh.append(number)
+            self._index.append(number)
+        return fresh
 
     def spread(self, found: dict[int, np.ndarray]) -> np.ndarray:
         """The rows of all sequences, in their original order."""
-        return np.stack([found[number] for number in self.index])
+        return np.stack([found[number] for number in self._index])
 
 
 class Queue:
@@ -88,17 +106,17 @@ class DecoderBackend:
         self.model = model
         self.read_at = read_at
 
-    def rows(self, groups: Sequence[Sequence[Ids]], budget: TokenBudget) -> np.ndarray:
+    def rows(self, groups: Iterable[Sequence[Ids]], budget: TokenBudget) -> np.ndarray:
         """See `Backend`."""
         distinct = Distinct([ids[: self.read_at(ids) + 1] for ids in group] for group in groups)
         device = self.model.decoder.embedding.device
         found: dict[int, np.ndarray] = {}
 
         def work(tokens: int) -> None:
-            left = [[(i, distinct.sequences[i]) for i in g if i not in found] for g in distinct.groups]
+            left = ([(i, distinct.sequences[i]) for i in g if i not in found] for g in distinct.groups())
             carried: list[KeyValue] | None = None
             queue = Queue(device, tokens, found)
-            for chunk in chunks([group for group in left if group], queue.most):
+            for chunk in chunks((group for group in left if group), queue.most):
                 scores, carried = self.model.forward(chunk, carried)
                 queue.put(chunk.which, scores)
             queue.collect()
@@ -114,18 +132,18 @@ class EncoderBackend:
         self.model = model
         self.read = read
 
-    def rows(self, groups: Sequence[Sequence[Ids]], budget: TokenBudget) -> np.ndarray:
+    def rows(self, groups: Iterable[Sequence[Ids]], budget: TokenBudget) -> np.ndarray:
         """See `Backend`."""
         distinct = Distinct(groups)
         found: dict[int, np.ndarray] = {}
         device = self.model.bert.words.device
 
         def work(tokens: int) -> None:
-            left = [i for i in range(len(distinct.sequences)) if i not in found]
-            left.sort(key=lambda i: -len(distinct.sequences[i]))
             queue = Queue(device, tokens, found)
-            for batch in _packed(left, distinct.sequences, queue.most):
-                queue.put(batch, self._run([distinct.sequences[i] for i in batch]))
+            for left in _waves(distinct, found, None if device.type == "cpu" else WAVE * tokens):
+                left.sort(key=lambda i: -len(distinct.sequences[i]))
+                for batch in _packed(left, distinct.sequences, queue.most):
+                    queue.put(batch, self._run([distinct.sequences[i] for i in batch]))
             queue.collect()
 
         budget.run(work)
@@ -134,6 +152,20 @@ class EncoderBackend:
     @torch.inference_mode()
     def _run(self, texts: list[tuple[int, ...]]) -> torch.Tensor:
         return self.read(self.model.forward(texts), np.cumsum([len(t) for t in texts]).tolist())
+
+
+def _waves(distinct: Distinct, found: dict[int, np.ndarray], tokens: int | None) -> Iterator[list[int]]:
+    """What is to be computed, in lists of about so many tokens; all in one without a number."""
+    wave: list[int] = []
+    size = 0
+    for group in distinct.groups():
+        fresh = [i for i in group if i not in found]
+        wave += fresh
+        size += sum(len(distinct.sequences[i]) for i in fresh)
+        if tokens is not None and size >= tokens:
+            yield wave
+            wave, size = [], 0
+    yield wave
 
 
 def _packed(left: list[int], sequences: Sequence[Ids], most: Callable[[], int]) -> Iterator[list[int]]:

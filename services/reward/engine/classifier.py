@@ -27,7 +27,8 @@ class Classifier:
 
     `identity` is a hash of its files, `kind` how it runs (`decoder`, `encoder`, or `fallback` with
     `why_fallback` saying why), `labels` the names of its logits, `label` the one that `score` reads,
-    `tokenizer` its tokenizer (for `clean` and chat templates).
+    `tokenizer` its tokenizer (for `clean` and chat templates). `early`: texts are tokenised on a thread beside
+    this one while the device computes those before them.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Classifier:
         labels: tuple[str, ...],
         label: int,
         budget: TokenBudget,
+        early: bool,
     ) -> None:
         self.backend = backend
         self.kind = kind
@@ -50,6 +52,7 @@ class Classifier:
         self.labels = labels
         self.label = label
         self.budget = budget
+        self.early = early
 
     @property
     def tokenizer(self) -> Any:
@@ -69,7 +72,7 @@ class Classifier:
     def score(self, groups: Sequence[Group]) -> list[np.ndarray]:
         """For each group, `[K]` float32: the logit of each `prompt + completion`."""
         texts = [[g.prompt + c for c in g.completions] for g in groups]
-        return self._split(self._rows(self._tokenised(texts)), [len(t) for t in texts])
+        return self._split(self._rows(texts), [len(t) for t in texts])
 
     def score_alone(self, completions: Sequence[str]) -> np.ndarray:
         """`[n]` float32: the logit of each completion without its prompt."""
@@ -82,7 +85,7 @@ class Classifier:
         that are copies of each other) are computed once.
         """
         texts = [[g.prompt + c for c in g.completions] for g in groups]
-        flat = self._rows(self._tokenised([*texts, *(list(g.completions) for g in groups)]))
+        flat = self._rows([*texts, *(list(g.completions) for g in groups)])
         counts = [len(t) for t in texts]
         both, alone = np.split(np.maximum(flat + np.float32(shift), 0), 2)
         return self._split(both - alone, counts)
@@ -102,16 +105,11 @@ class Classifier:
         """All of the text as windows of at most `size` tokens, for `logits`."""
         return self.tokens.windows(text, size)
 
-    def _tokenised(self, texts: Sequence[Sequence[str]]) -> list[list[list[int]]]:
-        """The token sequences of groups of texts."""
-        flat = iter(self.tokens.of([text for group in texts for text in group]))
-        return [[next(flat) for _ in group] for group in texts]
-
-    def _rows(self, groups: list[list[list[int]]]) -> np.ndarray:
-        """`[n]` float32: the logit of every sequence."""
-        if not any(groups):
+    def _rows(self, texts: Sequence[Sequence[str]]) -> np.ndarray:
+        """`[n]` float32: the logit of every text, group by group."""
+        if not any(texts):
             return np.zeros(0, dtype=np.float32)
-        return self.backend.rows(groups, self.budget)[:, self.label]
+        return self.backend.rows(self.tokens.groups(texts, early=self.early), self.budget)[:, self.label]
 
     def _split(self, flat: np.ndarray, counts: list[int]) -> list[np.ndarray]:
         return [part.copy() for part in np.split(flat, np.cumsum(counts)[:-1])] if counts else []
@@ -151,6 +149,7 @@ def load_classifier(
         labels=names,
         label=_label_index(label, names),
         budget=TokenBudget(token_budget, device),
+        early=device != "cpu",
         separator=separator,
     )
 
@@ -181,6 +180,7 @@ def load_value_head(
         labels=("value",),
         label=0,
         budget=TokenBudget(token_budget, device),
+        early=device != "cpu",
     )
 
 
@@ -193,6 +193,7 @@ def _classifier(
     labels: tuple[str, ...],
     label: int,
     budget: TokenBudget,
+    early: bool,
     separator: int | None = None,
 ) -> Classifier:
     """Packed if that is proven to give what `plain` gives, else plain."""
@@ -206,6 +207,7 @@ def _classifier(
         labels=labels,
         label=label,
         budget=budget,
+        early=early,
     )
 
 

@@ -17,6 +17,7 @@ from services.reward.engine.build import encoder_model, proven
 from services.reward.engine.errors import ModelError
 from services.reward.engine.fallback import Fallback
 from services.reward.engine.load import identity_of, open_directory
+from services.reward.engine.put import put
 from services.reward.engine.text import Tokens
 
 
@@ -106,13 +107,13 @@ def pool_packed(states: torch.Tensor, ends: list[int], pooling: str) -> torch.Te
     """`[n, width]` of packed states `[rows, width]` (for `cls`, of the first tokens already)."""
     if pooling == "cls":
         return states
-    stops = torch.tensor(ends, device=states.device)
+    stops = np.asarray(ends)
     if pooling == "last":
-        return states[stops - 1]
-    counts = torch.diff(stops, prepend=stops.new_zeros(1))
-    which = torch.repeat_interleave(torch.arange(len(ends), device=states.device), counts)
+        return states[put(stops - 1, states.device)]
+    counts = np.diff(stops, prepend=0)
+    which = put(np.repeat(np.arange(len(ends)), counts), states.device)
     summed = states.new_zeros((len(ends), states.shape[1]), dtype=torch.float32)
-    return summed.index_add_(0, which, states.float()) / counts[:, None]
+    return summed.index_add_(0, which, states.float()) / put(counts, states.device)[:, None]
 
 
 def read_pooling(path: Path) -> str:

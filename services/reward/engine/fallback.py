@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,14 +35,16 @@ class Fallback:
         self.pads = pad_id is not None and self._padding_is_harmless()
 
     @torch.inference_mode()
-    def rows(self, groups: Sequence[Sequence[Ids]], budget: TokenBudget) -> np.ndarray:
+    def rows(self, groups: Iterable[Sequence[Ids]], budget: TokenBudget) -> np.ndarray:
         """See `Backend`."""
         distinct = Distinct(groups)
+        # All of them at once: what this sorts is as long as what it has.
+        everything = [i for group in distinct.groups() for i in group]
         sequences = distinct.sequences
         found: dict[int, np.ndarray] = {}
 
         def work(tokens: int) -> None:
-            left = [i for i in range(len(sequences)) if i not in found]
+            left = [i for i in everything if i not in found]
             for batch in self._batches(left, sequences, paced(tokens)):
                 give_way()
                 for i, row in zip(batch, self._run([sequences[i] for i in batch]), strict=True):

@@ -18,6 +18,7 @@ from services.reward.engine.errors import ModelError
 from services.reward.engine.families import Unsupported
 from services.reward.engine.load import identity_of, open_directory
 from services.reward.engine.plan import Group, Ids, batches_by_length, chunks
+from services.reward.engine.put import put
 from services.reward.engine.text import Tokens, well_formed
 from services.reward.engine.turns import give_way, paced
 
@@ -138,7 +139,7 @@ class LogProb:
                     targets += own
                     counts.append(len(own))
             states, carried = packed.forward(chunk, carried, rows)
-            likely = self._log_probabilities(states, torch.tensor(targets, device=states.device))
+            likely = self._log_probabilities(states, put(targets, states.device))
             means = [part.mean() for part in likely.split(counts)]
             found.update(zip([items[n] for n in chunk.which], torch.stack(means).tolist(), strict=True))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 Ids = Sequence[int]
@@ -118,32 +118,33 @@ def all_but_the_last(number: int, ids: Ids) -> int:
     return len(ids) - 1
 
 
-def families(
-    groups: Sequence[Sequence[tuple[int, Ids]]], limit: Own = all_but_the_last
-) -> list[tuple[Ids, list[tuple[int, Ids]]]]:
+Family = tuple[Ids, list[tuple[int, Ids]]]
+"""A common prefix, and what each numbered sequence has of its own."""
+
+
+def families(groups: Iterable[Sequence[tuple[int, Ids]]], limit: Own = all_but_the_last) -> Iterator[Family]:
     """Each group (of numbered sequences) as its common prefix and what each sequence has of its own.
 
     Every sequence keeps what lies behind its `limit` for its own, at least one token. Sequences of a group that
     is not worth sharing have an empty prefix.
     """
-    found = []
     for group in groups:
         shared = common_prefix([ids for _, ids in group])
         shared = min(shared, *(limit(number, ids) for number, ids in group)) if len(group) > 1 else 0
         if shared < SHORTEST_PREFIX:
             shared = 0
         own = sorted(((number, ids[shared:]) for number, ids in group), key=lambda item: -len(item[1]))
-        found.append((group[0][1][:shared] if group else [], own))
-    return found
+        yield group[0][1][:shared] if group else [], own
 
 
 def chunks(
-    groups: Sequence[Sequence[tuple[int, Ids]]], most: Callable[[], int], limit: Own = all_but_the_last
+    groups: Iterable[Sequence[tuple[int, Ids]]], most: Callable[[], int], limit: Own = all_but_the_last
 ) -> Iterator[Chunk]:
     """Chunks of about `most()` packed tokens (more only where one sequence or prefix alone is longer).
 
-    `most` is asked anew for each chunk, when the one before is done. A group that does not fit is split between
-    sequences; its prefix is computed in the first chunk and carried into the next ones.
+    `most` is asked anew for each chunk, when the one before is done, and groups are taken as they are needed.
+    A group that does not fit is split between sequences; its prefix is computed in the first chunk and carried
+    into the next ones.
     """
     chunk, tokens = Chunk(), most()
     for prefix, own in families(groups, limit):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from services.reward.engine.ahead import ahead
 from services.reward.engine.turns import give_way
 
 AT_ONCE = 32
@@ -106,6 +107,15 @@ class Tokens:
             )["input_ids"]
         return [ids or [self._empty] for ids in found]
 
+    def groups(self, texts: Sequence[Sequence[str]], *, early: bool) -> Iterable[list[list[int]]]:
+        """`of` for each group of texts; `early`: as it is asked for, some groups ahead, on a thread of its own."""
+        steps = ahead(self._group, _steps(texts)) if early else map(self._group, [texts])
+        return (group for step in steps for group in step)
+
+    def _group(self, texts: Sequence[Sequence[str]]) -> list[list[list[int]]]:
+        flat = iter(self.of([text for group in texts for text in group]))
+        return [[next(flat) for _ in group] for group in texts]
+
     def windows(self, text: str, size: int) -> list[list[int]]:
         """All of the text as consecutive windows of at most `size` ids, special tokens included in each."""
         plain = self.tokenizer(well_formed(text), add_special_tokens=False, verbose=False)["input_ids"]
@@ -122,3 +132,15 @@ class Tokens:
             if whole[at : at + len(plain)] == plain:
                 return whole[:at], whole[at + len(plain) :]
         return [], []
+
+
+def _steps(texts: Sequence[Sequence[str]]) -> Iterator[list[Sequence[str]]]:
+    """Groups, some of them together: enough texts for one call of a tokenizer."""
+    step: list[Sequence[str]] = []
+    for group in texts:
+        step.append(group)
+        if sum(map(len, step)) >= AT_ONCE:
+            yield step
+            step = []
+    if step:
+        yield step

@@ -20,11 +20,11 @@ def test_common_prefix(sequences: list[list[int]]) -> None:
 
 def test_prefixes_are_shared_where_it_pays() -> None:
     prompt = list(range(10))
-    assert families([[(0, [*prompt, 1]), (1, [*prompt, 2, 2])]]) == [(prompt, [(1, [2, 2]), (0, [1])])]
-    assert families([[(0, [*prompt, 1])]]) == [([], [(0, [*prompt, 1])])]
-    assert families([[(0, [7, 1]), (1, [7, 2])]]) == [([], [(0, [7, 1]), (1, [7, 2])])]
+    assert list(families([[(0, [*prompt, 1]), (1, [*prompt, 2, 2])]])) == [(prompt, [(1, [2, 2]), (0, [1])])]
+    assert list(families([[(0, [*prompt, 1])]])) == [([], [(0, [*prompt, 1])])]
+    assert list(families([[(0, [7, 1]), (1, [7, 2])]])) == [([], [(0, [7, 1]), (1, [7, 2])])]
     # The prompt alone keeps its last token, which is the one that is read.
-    assert families([[(0, prompt), (1, [*prompt, 2])]]) == [(prompt[:9], [(1, [9, 2]), (0, [9])])]
+    assert list(families([[(0, prompt), (1, [*prompt, 2])]])) == [(prompt[:9], [(1, [9, 2]), (0, [9])])]
 
 
 @settings(deadline=None)
