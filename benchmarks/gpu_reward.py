@@ -3,7 +3,9 @@
 A decoder of Qwen3-0.6B's shape (K completions a prompt, plain and difference mode) and an encoder of
 DeBERTa-v3-large's, random weights, synthetic token texts. Reports completions/s, tokens/s and the share of the
 measured peak of matrix products. Half types are compared with fp32 on the same GPU first: `max_abs_error` is in
-units of the fp32 scores' standard deviation. `--device cpu --tiny` runs the same program anywhere.
+units of the fp32 scores' standard deviation. Everything is measured with the fused kernels that the engine chose for
+this device and, `…plain.…`, without any; `kernel.…` says for each what plain torch takes over what it takes, 0 for one
+that was not used, and standard error says why. `--device cpu --tiny` runs the same program anywhere.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,10 +25,11 @@ import torch
 import transformers as tf
 
 from benchmarks import reward_data as data
-from services.reward.engine import Classifier, Group, load_classifier
+from services.reward.engine import Classifier, Group, fused, load_classifier
+from services.reward.engine.attention_gpu import varlen_works
 from services.reward.engine.plan import families
 
-# Limits of an H200 (790 TFLOP/s bf16) in completions/s at K=50; the aim is half of them.
+# Limits of an H200 (790 TFLOP/s bf16) in completions/s at K=50; the aim is half of them, on any card.
 LIMITS = {"decoder": 9000.0, "decoder_diff": 4400.0, "deberta": 5200.0}
 
 
@@ -113,11 +117,36 @@ def measured(
 ) -> None:
     completions, repeats, top = args.prompts * args.k, args.repeats, args.peak
     taken = seconds(call, args.device, repeats)
+    with fused.fixed({}):
+        plain = seconds(call, args.device, repeats)
     limit = None if args.tiny else LIMITS[name] / 2
     emit(f"{name}.completions_per_s.k{args.k}", completions / taken, "completions/s", limit)
+    emit(f"{name}.plain.completions_per_s.k{args.k}", completions / plain, "completions/s", limit)
     emit(f"{name}.tokens_per_s.k{args.k}", work[1] / taken, "tokens/s")
     emit(f"{name}.share_of_peak.k{args.k}", work[0] / taken / top, "1")
     emit(f"{name}.oom_halvings", engine.oom_halvings, "1")
+
+
+def measured_parts(name: str, engine: Classifier, groups: list[Group], args: Any) -> None:
+    """What the processor does for these texts before the device is asked, alone and in series."""
+    texts = [g.prompt + c for g in groups for c in g.completions]
+    emit(f"{name}.tokenise_ms.k{args.k}", seconds(lambda: engine.tokens.of(texts), "cpu", 1) * 1000, "ms")
+    if args.device != "cpu":
+        kept = varlen_works(torch.device(args.device), engine_dtype(args), 64)
+        emit(f"{name}.variable_length_attention", float(kept), "1")
+
+
+def kernels(args: Any) -> None:
+    """What became of each fused kernel on this device."""
+    device = torch.device(args.device)
+    for step in ("norm_rotate", "gated", "add_norm", "disentangled"):
+        found = fused.verdict(step, device, engine_dtype(args))
+        print(f"{step}: {found.why}", file=sys.stderr)
+        emit(f"kernel.{step}", (found.speedup or 0.0) if found.kernel else 0.0, "plain/fused")
+
+
+def engine_dtype(args: Any) -> torch.dtype:
+    return getattr(torch, args.dtype or ("float32" if args.device == "cpu" else "bfloat16"))
 
 
 def error(path: Path, groups: list[Group], args: Any, dtype: torch.dtype) -> float:
@@ -140,7 +169,7 @@ def main() -> None:
     args = parser.parse_args()
     args.prompts = args.prompts or (2 if args.tiny else 40)
     args.k = args.k or (8 if args.tiny else 50)
-    dtype = getattr(torch, args.dtype or ("float32" if args.device == "cpu" else "bfloat16"))
+    dtype = engine_dtype(args)
     logging.disable(logging.WARNING)
     tf.utils.logging.disable_progress_bar()
     args.peak = peak(args.device, dtype, 512 if args.tiny else 8192)
@@ -157,11 +186,14 @@ def main() -> None:
             ids = [engine.tokens.of([g.prompt + c for c in g.completions]) for g in groups]
             work = computed(model, ids, share=name == "decoder")
             measured(name, engine, lambda e=engine: e.score(groups), work, args)
+            measured_parts(name, engine, groups, args)
             if name == "decoder":
                 alone = [engine.tokens.of(g.completions) for g in groups]
                 both = computed(model, [*ids, *([one] for group in alone for one in group)], share=True)
                 measured("decoder_diff", engine, lambda e=engine: e.score_difference(groups, 3.0), both, args)
             del engine
+    if args.device != "cpu":
+        kernels(args)
 
 
 if __name__ == "__main__":

@@ -22,9 +22,11 @@ RESULTS = Path(__file__).parent / "RESULTS.md"
 BENCHES: dict[str, tuple[str, ...]] = {
     "fanout": ("benchmarks.fanout",),
     "reward": ("benchmarks.reward", "benchmarks.reward_service"),
-    "gating": ("benchmarks.gating", "benchmarks.gating_score"),
+    "gating": ("benchmarks.gating", "benchmarks.gating_score", "benchmarks.gating_batches"),
     "weights": ("benchmarks.weights",),
     "mesh": ("benchmarks.mesh",),
+    # On a machine with a GPU, torch, transformers and numpy; nothing else is asked for.
+    "gpu": ("benchmarks.gpu_reward", "benchmarks.gpu_gating"),
 }
 HEAD = """# Results
 
@@ -77,7 +79,16 @@ def _machine() -> str:
     info = Path("/proc/cpuinfo")
     if info.exists() and (found := re.search(r"model name\s*: (.+)", info.read_text())):
         model = found[1].strip()
-    return f"{os.cpu_count()} cores of {model}, Python {platform.python_version()}"
+    return f"{os.cpu_count()} cores of {model}{_gpus()}, Python {platform.python_version()}"
+
+
+def _gpus() -> str:
+    try:
+        ask = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+        found = subprocess.run(ask, capture_output=True, text=True, check=True).stdout.split("\n")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return "".join(f", {line.strip()}" for line in found if line.strip())
 
 
 def _sections() -> dict[str, str]:

@@ -186,6 +186,9 @@ class RewardSettings(Section):
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="precision of the models' weights"
     )
+    fused: bool = Field(
+        True, description="on a GPU, use kernels of our own where they prove right and faster (needs Triton)"
+    )
     threads: int = Field(1, ge=1, le=256, description="CPU threads of the models")
     step_tokens: int = Field(
         0, ge=0, le=1_000_000, description="tokens in one step of the engine; 0: what the device likes"

@@ -40,6 +40,7 @@ from coremesh.settings import (
 from services.reward import metrics
 from services.reward.build import Built, build
 from services.reward.config import read_config
+from services.reward.engine import fused
 from services.reward.fold import NAME, ROLE, SHADOW_NAME, SHADOW_ROLE
 from services.reward.learning import Learning
 from services.reward.models import Models, choose_device, is_fatal
@@ -74,14 +75,18 @@ def create_app(settings: Settings, loops: Loops, health: Health) -> FastAPI:
         settings[HttpSettings].host, bool(token), remedy="Set COREMESH_MESH_TOKEN, or listen on 127.0.0.1."
     )
     torch.set_num_threads(reward.threads)
-    if reward.threads == 1:
-        # Tokenizers would otherwise start a thread for every core.
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    config = read_config(reward.stack)
     models = Models(choose_device(reward.device), getattr(torch, reward.dtype))
+    if reward.threads == 1 and models.device == "cpu":
+        # Tokenizers would otherwise start a thread for every core. Beside a GPU those have nothing else to do.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not reward.fused:
+        fused.switch_off()
+    config = read_config(reward.stack)
     built = build(config, models, safety=reward.nsfw_filter)
     shadow = _shadow(reward, models)
     log.info("reward stack loaded", stack=config.name, version=built.stack.version, device=models.device)
+    if kernels := fused.report():
+        log.info("kernels tried", **kernels)
     step = reward.step_tokens or STEP_CALLS * models.token_budget
     scheduler = Scheduler(
         step_tokens=step,

@@ -6,15 +6,17 @@ These run on any device (the tests run the padded form on the CPU); `CpuAttentio
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from services.reward.engine.deberta import RelativePositions
 from services.reward.engine.decoder import KeyValue, Shape
 from services.reward.engine.plan import Chunk
+from services.reward.engine.put import put
 
 
 class Layout:
@@ -28,8 +30,8 @@ class Layout:
         self.n = len(queries)
         self.most_queries = max(map(len, queries), default=0)
         self.most_keys = max(map(len, keys), default=0)
-        self.query_rows = _put(np.concatenate(queries) if queries else np.zeros(0), device)
-        self.key_rows = _put(np.concatenate(keys) if keys else np.zeros(0), device)
+        self.query_rows = _rows(queries, device)
+        self.key_rows = _rows(keys, device)
         self.query_counts = [len(q) for q in queries]
         self.key_counts = [len(k) for k in keys]
         self.device = device
@@ -37,20 +39,20 @@ class Layout:
     @functools.cached_property
     def ends(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Cumulative lengths `[n+1]` int32 of queries and keys."""
-        both = [np.concatenate(([0], np.cumsum(c))) for c in (self.query_counts, self.key_counts)]
-        return tuple(torch.from_numpy(e.astype(np.int32)).to(self.device) for e in both)  # type: ignore[return-value]
+        queries, keys = (np.cumsum([0, *c]) for c in (self.query_counts, self.key_counts))
+        return put(queries, self.device, np.int32), put(keys, self.device, np.int32)
 
     @functools.cached_property
     def slots(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Where each query and each key goes in `[n * longest]` padded rows."""
         return (
-            _put(_slots(self.query_counts, self.most_queries), self.device),
-            _put(_slots(self.key_counts, self.most_keys), self.device),
+            put(_slots(self.query_counts, self.most_queries), self.device),
+            put(_slots(self.key_counts, self.most_keys), self.device),
         )
 
     def bias(self, dtype: torch.dtype, *, causal: bool) -> torch.Tensor:
         """`[n, 1, queries, keys]`: 0 where attention is allowed, -inf elsewhere (never on a whole row)."""
-        counts = torch.tensor([self.query_counts, self.key_counts], device=self.device)
+        counts = put([self.query_counts, self.key_counts], self.device)
         keys = torch.arange(self.most_keys, device=self.device)
         last = counts[1] - 1
         if causal:
@@ -67,18 +69,31 @@ class Layout:
         """`[n, heads, longest, width]` of the rows of x `[rows, heads, width]`, zeros where there are none."""
         rows, longest = (self.key_rows, self.most_keys) if keys else (self.query_rows, self.most_queries)
         padded = x.new_zeros((self.n * longest, *x.shape[1:]))
-        padded[self.slots[keys]] = x[rows]
+        padded[self.slots[keys]] = taken(x, rows)
         return padded.unflatten(0, (self.n, longest)).transpose(1, 2)
 
     def unpad(self, x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         """`[rows, heads*width]` in the order of the queries, of x `[n, heads, longest, width]`."""
+        return self.in_order(x.transpose(1, 2).flatten(0, 1)[self.slots[0]], like)
+
+    def in_order(self, found: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        """`[rows, heads*width]` in the order of the queries, of what was found for them sequence by sequence."""
+        if self.query_rows is None:
+            return found.flatten(1)
         out = torch.empty_like(like, memory_format=torch.contiguous_format)
-        out[self.query_rows] = x.transpose(1, 2).flatten(0, 1)[self.slots[0]]
+        out[self.query_rows] = found
         return out.flatten(1)
 
 
-def _put(rows: np.ndarray, device: torch.device) -> torch.Tensor:
-    return torch.from_numpy(rows.astype(np.int64)).to(device, non_blocking=True)
+def _rows(sequences: list[np.ndarray], device: torch.device) -> torch.Tensor | None:
+    """The rows of all sequences, one after the other; None where that is every row in its order."""
+    rows = np.concatenate(sequences) if sequences else np.zeros(0, np.int64)
+    return None if np.array_equal(rows, np.arange(len(rows))) else put(rows, device)
+
+
+def taken(x: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
+    """Those rows of x; None: all of them, without a copy."""
+    return x if rows is None else x[rows]
 
 
 def _slots(counts: list[int], longest: int) -> np.ndarray:
@@ -105,20 +120,27 @@ def _varlen(
 ) -> torch.Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    found = varlen_attn(
-        q[layout.query_rows],
-        k[layout.key_rows],
-        v[layout.key_rows],
+    found: Any = varlen_attn(
+        taken(q, layout.query_rows),
+        taken(k, layout.key_rows),
+        taken(v, layout.key_rows),
         *layout.ends,
         layout.most_queries,
         layout.most_keys,
         scale=scale,
         window_size=(-1, 0) if causal else (-1, -1),
-        enable_gqa=q.shape[1] != k.shape[1],
+        **_grouped_queries(q, k),
     )
-    out = torch.empty_like(q, memory_format=torch.contiguous_format)
-    out[layout.query_rows] = found  # type: ignore[index]
-    return out.flatten(1)
+    return layout.in_order(found, q)
+
+
+def _grouped_queries(q: torch.Tensor, k: torch.Tensor) -> dict[str, Any]:
+    """What tells torch that several query heads share a key head; before 2.12 it did not ask to be told."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    if q.shape[1] == k.shape[1] or "enable_gqa" not in inspect.signature(varlen_attn).parameters:
+        return {}
+    return {"enable_gqa": True}
 
 
 def _padded(
@@ -197,7 +219,8 @@ class GpuAttention:
         return Layout(queries, keys, device)
 
 
-def _texts(ends: Sequence[int], device: torch.device, *, first: bool) -> Layout:
+def within_texts(ends: Sequence[int], device: torch.device, *, first: bool) -> Layout:
+    """Every text attends within itself; `first`: its first row alone asks, and the queries are one row a text."""
     keys = [np.arange(a, b) for a, b in zip([0, *ends[:-1]], ends, strict=True)]
     return Layout([np.arange(i, i + 1) for i in range(len(keys))] if first else keys, keys, device)
 
@@ -216,56 +239,9 @@ class GpuFullAttention:
         """See `FullAttention`."""
         fast = varlen_works(q.device, q.dtype, q.shape[-1])
         if first not in self.layouts:
-            layout = _texts(self.ends, q.device, first=first)
+            layout = within_texts(self.ends, q.device, first=first)
             self.layouts[first] = layout, None if fast else layout.bias(q.dtype, causal=False)
         layout, bias = self.layouts[first]
         if bias is None:
             return _varlen(layout, q, k, v, 1.0, causal=False)
         return _padded(layout, q, k, v, bias, 1.0)
-
-
-class GpuDisentangledAttention:
-    """DeBERTa's attention over padded texts of similar length; its position terms are the scores' bias."""
-
-    def __init__(self, relative: RelativePositions) -> None:
-        self.relative = relative
-
-    def begin(self, ends: Sequence[int]) -> None:
-        """See `FullAttention`."""
-        self.ends = ends
-        self.layouts: dict[bool, tuple[Layout, torch.Tensor]] = {}
-
-    def __call__(
-        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, first: bool
-    ) -> torch.Tensor:
-        """See `FullAttention`."""
-        if first not in self.layouts:
-            layout = _texts(self.ends, q.device, first=first)
-            self.layouts[first] = layout, layout.bias(q.dtype, causal=False)
-        layout, bias = self.layouts[first]
-        queries, keys = layout.pad(q, keys=False), layout.pad(k, keys=True)
-        order = self.relative.rows(layout.most_keys).to(q.device)
-        by_query = _by_distance(queries, self.relative.keys[layer], order)
-        if by_query is not None:
-            bias = bias + diagonals(by_query, (layout.most_queries, layout.most_keys), transposed=False)
-        by_key = _by_distance(keys, self.relative.queries[layer], order.flip(0))
-        if by_key is not None:
-            bias = bias + diagonals(by_key, (layout.most_queries, layout.most_keys), transposed=True)
-        found = functional.scaled_dot_product_attention(
-            queries, keys, layout.pad(v, keys=True), attn_mask=bias, scale=1.0
-        )
-        return layout.unpad(found, q)
-
-
-def _by_distance(x: torch.Tensor, table: torch.Tensor | None, order: torch.Tensor) -> torch.Tensor | None:
-    return None if table is None else torch.matmul(x, table[:, order].transpose(1, 2))
-
-
-def diagonals(x: torch.Tensor, shape: tuple[int, int], *, transposed: bool) -> torch.Tensor:
-    """A view `[n, heads, queries, keys]` of products with distances `[n, heads, rows, 2*keys-1]`.
-
-    Entry (i, j) is x[…, i, keys-1 + j-i], or, `transposed`, x[…, j, keys-1 + i-j].
-    """
-    wide = x.shape[-1]
-    strides = (*x.stride()[:2], *((1, wide - 1) if transposed else (wide - 1, 1)))
-    return torch.as_strided(x, (*x.shape[:2], *shape), strides, x.storage_offset() + shape[1] - 1)

@@ -14,7 +14,9 @@ from torch.nn import functional
 from services.reward.engine.attention_cpu import head_major, heads_product
 from services.reward.engine.families import Unsupported, activation_of
 from services.reward.engine.linear import LayerNorm, Linear
+from services.reward.engine.put import put
 from services.reward.engine.segments import second
+from services.reward.engine.steps import add_norm
 from services.reward.engine.turns import give_way
 
 
@@ -105,13 +107,13 @@ class PackedBert:
         device = bert.words.device
         ends = np.cumsum([len(t) for t in texts]).tolist()
         places = np.concatenate([bert.positions(np.asarray(t)) for t in texts])
-        ids = torch.tensor([i for text in texts for i in text], device=device)
-        x = functional.embedding(ids, bert.words)
+        x = functional.embedding(put([i for text in texts for i in text], device), bert.words)
         if bert.places is not None:
-            x = x + functional.embedding(torch.from_numpy(places).to(device), bert.places)
+            x = x + functional.embedding(put(places, device), bert.places)
         if self.separator is not None and bert.kinds is not None:
             behind = np.concatenate([second(np.asarray(t), self.separator) for t in texts])
-            x[torch.from_numpy(behind).to(device)] += bert.kinds[1] - bert.kinds[0]
+            # By row numbers: a mask on a device is read back before it is used.
+            x[put(np.flatnonzero(behind), device)] += bert.kinds[1] - bert.kinds[0]
         if bert.project is not None:
             x = bert.project(x)
         x = bert.norm(x)
@@ -133,11 +135,11 @@ class PackedBert:
             assert layer.q is not None
             assert layer.kv is not None
             k, v = layer.kv(x).view(len(x), 2, heads, width).unbind(1)
-            x = x[torch.tensor([0, *ends[:-1]], device=x.device)]
+            x = x[put([0, *ends[:-1]], x.device)]
             q = layer.q(x).view(len(x), heads, width)
         attended = attention(number, q, k, v, first=layer.qkv is None)
-        x = layer.after_attention(layer.out.plus(attended, x))
-        return layer.after_mlp(layer.down.plus(layer.up(x, layer.activation), x))
+        x = add_norm(layer.out(attended), x, layer.after_attention)
+        return add_norm(layer.down(layer.up(x, layer.activation)), x, layer.after_mlp)
 
 
 def pack_layers(

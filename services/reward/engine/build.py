@@ -9,11 +9,12 @@ import numpy as np
 import torch
 
 from services.reward.engine.attention_cpu import CpuAttention
-from services.reward.engine.attention_gpu import GpuAttention, GpuDisentangledAttention, GpuFullAttention
+from services.reward.engine.attention_gpu import GpuAttention, GpuFullAttention
 from services.reward.engine.backend import Backend, DecoderBackend, EncoderBackend
 from services.reward.engine.bert import Bert, CpuFullAttention, FullAttention, PackedBert, bert_of
 from services.reward.engine.budget import TokenBudget
 from services.reward.engine.deberta import CpuDisentangledAttention, deberta_of
+from services.reward.engine.deberta_gpu import GpuDisentangledAttention
 from services.reward.engine.decoder import PackedDecoder
 from services.reward.engine.fallback import Fallback
 from services.reward.engine.families import Unsupported, decoder_of

@@ -12,6 +12,8 @@ from torch.nn import functional
 
 from services.reward.engine.linear import Linear
 from services.reward.engine.plan import Chunk
+from services.reward.engine.put import put
+from services.reward.engine.steps import gated, norm_rotate
 from services.reward.engine.turns import give_way
 
 Norm = Any
@@ -106,10 +108,9 @@ class PackedDecoder:
         """
         model = self.decoder
         device = model.embedding.device
-        ids = torch.tensor(chunk.ids, device=device)
-        positions = torch.tensor(chunk.positions, device=device)
-        read = torch.tensor(chunk.read if rows is None else rows, device=device, dtype=torch.long)
-        rotation = model.rotation[positions].unsqueeze(1)
+        ids, positions = put(chunk.ids, device), put(chunk.positions, device)
+        read = put(chunk.read if rows is None else rows, device)
+        rotation = model.rotation[positions]
         x = functional.embedding(ids, model.embedding)
         # What attention remembers is this call's own: others may run between its layers.
         attention = copy.copy(self.attention)
@@ -133,9 +134,7 @@ class PackedDecoder:
         qkv = block.qkv(h)
         qk = qkv[:, : shape.q + shape.kv].view(len(x), shape.heads + shape.kv_heads, shape.width)
         v = qkv[:, shape.q + shape.kv :].view(len(x), shape.kv_heads, shape.width)
-        if block.qk_norm is not None:
-            qk = block.qk_norm(qk)
-        qk = rotate(qk, rotation, shape.rotary)
+        qk = norm_rotate(qk, block.qk_norm, rotation, shape.rotary)
         q, k = qk[:, : shape.heads], qk[:, shape.heads :]
         return mix(block, x, h, attention(number, q, k, v, read=False))
 
@@ -161,25 +160,17 @@ class PackedDecoder:
         x, mine = x[read], h[read]
         asking = mine if alone else h
         q = block.q(asking).view(len(asking), shape.heads, shape.width)
-        if block.q_norm is not None and block.k_norm is not None:
-            q, k = block.q_norm(q), block.k_norm(k)
-        q = rotate(q, rotation[read] if alone else rotation, shape.rotary)
-        attended = attention(number, q, rotate(k, rotation, shape.rotary), v, read=alone)
+        q = norm_rotate(q, block.q_norm, rotation[read] if alone else rotation, shape.rotary)
+        k = norm_rotate(k, block.k_norm, rotation, shape.rotary)
+        attended = attention(number, q, k, v, read=alone)
         return mix(block, x, mine, attended if alone else attended[read])
 
 
-def rotate(x: torch.Tensor, rotation: torch.Tensor, width: int) -> torch.Tensor:
-    """Rotary positions, in place where the type allows: the first `width` of `x [n, heads, …]` as complex pairs."""
-    if x.dtype == torch.float32:
-        torch.view_as_complex(x[..., :width].unflatten(-1, (-1, 2))).mul_(rotation)
-        return x
-    turned = torch.view_as_complex(x[..., :width].float().unflatten(-1, (-1, 2))) * rotation
-    flat = torch.view_as_real(turned).flatten(-2).to(x.dtype)
-    return flat if width == x.shape[-1] else torch.cat((flat, x[..., width:]), -1)
-
-
 def mix(block: Block, x: torch.Tensor, h: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
-    """What a layer does after attention: x `[n, hidden]`, h the normed x, attended `[n, heads*width]`."""
+    """What a layer does after attention: x `[n, hidden]`, h the normed x, attended `[n, heads*width]`.
+
+    x may be changed, and be what is returned.
+    """
     if not block.parallel:
         x = block.out.plus(attended, x)
         return mlp(block, block.before_mlp(x) if block.before_mlp else x, x)
@@ -188,7 +179,9 @@ def mix(block: Block, x: torch.Tensor, h: torch.Tensor, attended: torch.Tensor) 
 
 
 def mlp(block: Block, h: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """`x + MLP(h)`."""
+    """`x + MLP(h)`; x may be changed, and be what is returned."""
     if block.gate is None:
         return block.down.plus(block.up(h, block.activation), x)
-    return block.down.plus(block.up.times(h, block.gate(h, block.activation)), x)
+    if block.gate.packed:
+        return block.down.plus(block.up.times(h, block.gate(h, block.activation)), x)
+    return block.down.plus(gated(block.gate(h), block.up(h), block.activation), x)

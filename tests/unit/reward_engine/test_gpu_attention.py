@@ -9,16 +9,12 @@ import pytest
 import torch
 
 from services.reward.engine import Classifier
-from services.reward.engine.attention_gpu import (
-    GpuAttention,
-    GpuDisentangledAttention,
-    GpuFullAttention,
-    varlen_works,
-)
+from services.reward.engine.attention_gpu import GpuAttention, GpuFullAttention, varlen_works
 from services.reward.engine.backend import DecoderBackend, EncoderBackend
 from services.reward.engine.bert import PackedBert
 from services.reward.engine.budget import TokenBudget
 from services.reward.engine.deberta import CpuDisentangledAttention
+from services.reward.engine.deberta_gpu import GpuDisentangledAttention
 from services.reward.engine.decoder import PackedDecoder
 from tests.unit.reward_engine import models
 from tests.unit.reward_engine.test_equality import SPECIAL
