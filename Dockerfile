@@ -16,6 +16,7 @@ FROM python AS source
 ARG PIP_CERT
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
+COPY build_backend ./build_backend
 COPY coremesh ./coremesh
 COPY services ./services
 COPY devnet ./devnet

@@ -13,6 +13,7 @@ import structlog
 
 from coremesh.errors import HistoryUnavailable
 from coremesh.events import decode
+from coremesh.history.page import Page
 from coremesh.history.protocol import Checkpoint, Entry, History, Lease
 from coremesh.leading import TTL, Leading
 from coremesh.types import ORIGIN, StreamId, stream_key
@@ -20,6 +21,11 @@ from coremesh.types import ORIGIN, StreamId, stream_key
 log = structlog.get_logger(__name__)
 
 S = TypeVar("S")
+
+PAGE = 2048
+"""Events of a page: asking for one costs little beside them, and they still fit a processor's cache."""
+SAVE_BEHIND_S = 1.0
+"""While a fold catches up it is saved this often: a kill costs at most so much of its work."""
 
 
 class Fold(Protocol[S]):
@@ -65,6 +71,8 @@ class FoldRunner(Generic[S]):
     State and place are saved in one step with the lease's fencing token, so a kill at any instant leaves the last
     checkpoint, and folding goes on from there. ``on_state(state, checkpoint, lease)`` is awaited after every save
     and after taking over, on the leader only. ``decode`` makes of an event's wire form what the fold reads.
+    ``apply_page`` is ``apply`` for a page of packed events: with it the fold catches up by pages where the history has
+    them, and both must give the same state.
     """
 
     def __init__(
@@ -81,6 +89,7 @@ class FoldRunner(Generic[S]):
         ttl: timedelta = TTL,
         save_every: timedelta = timedelta(0),
         decode: Callable[[bytes], Any] = decode,
+        apply_page: Callable[[S, Page], S] | None = None,
     ) -> None:
         self._history = history
         self._fold = fold
@@ -92,6 +101,7 @@ class FoldRunner(Generic[S]):
         self._wait = wait
         self._save_every = save_every.total_seconds()
         self._decode = decode
+        self._apply_page = apply_page
         self._at = ORIGIN
         self._version = 0
         self._gaps = 0
@@ -130,14 +140,16 @@ class FoldRunner(Generic[S]):
             self._version = checkpoint.version
             await self._tell(state, checkpoint, lease)
         saved_s = time.monotonic()
-        unsaved = False
+        unsaved, behind = False, True
+        page = Page(PAGE) if self._apply_page is not None else None
         while True:
-            entries = await self._history.read(self._at, self._batch, self._wait, self._decode)
-            if entries:
-                state = await self._fold.apply(state, entries)
-                self._at = entries[-1].stream_id
-                unsaved = True
-            if not unsaved or time.monotonic() - saved_s < self._save_every:
+            state, count, full = await self._step(state, page if behind else None)
+            unsaved = unsaved or count > 0
+            behind = full
+            save_every = (
+                max(self._save_every, SAVE_BEHIND_S) if behind and page is not None else self._save_every
+            )
+            if not unsaved or time.monotonic() - saved_s < save_every:
                 continue
             draft = Checkpoint(
                 last_id=self._at,
@@ -150,6 +162,20 @@ class FoldRunner(Generic[S]):
             saved_s = time.monotonic()
             self._version = checkpoint.version
             await self._tell(state, checkpoint, lease)
+
+    async def _step(self, state: S, page: Page | None) -> tuple[S, int, bool]:
+        """Fold what comes next, by a page where there is one: the state, how many events it were, and whether there
+        may be more at once."""
+        if page is not None and self._apply_page is not None and await self._history.fill(page, self._at):
+            if page.count:
+                state = self._apply_page(state, page)
+                self._at = page.last
+            return state, page.count, page.count == page.most
+        entries = await self._history.read(self._at, self._batch, self._wait, self._decode)
+        if entries:
+            state = await self._fold.apply(state, entries)
+            self._at = entries[-1].stream_id
+        return state, len(entries), len(entries) == self._batch
 
     async def _tell(self, state: S, checkpoint: Checkpoint, lease: Lease) -> None:
         if self._on_state is not None:

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
+from redis.exceptions import ConnectionError
+
+from coremesh.history.page import OddReply, Page, can_fill
 from coremesh.history.protocol import Entry
 from coremesh.types import StreamId
 
@@ -35,6 +38,41 @@ class BulkReader:
         finally:
             self._pool.release(connection)
         return [Entry(cast(StreamId, place.decode()), decode(fields[1])) for place, fields in rows]
+
+    def fill(self, page: Page, key: str, after: StreamId) -> bool:
+        """Fill a page with the entries after a place. Raises what redis-py raises.
+
+        The reply goes from the socket into the page, whatever kind of connection it is. False, with nothing in the
+        page, where that cannot be done: then ``read`` gets the entries, or says what is wrong.
+        """
+        if not can_fill():
+            return False
+        connection = self._pool.get_connection()
+
+        def ask() -> bool:
+            page.clear()
+            connection.send_command("XRANGE", key, f"({after}", "+", "COUNT", page.most)
+            socket = connection._get_socket()
+            while received := socket.recv_into(page.space()):
+                if page.take(received):
+                    return True
+            raise ConnectionError(f"Redis closed the connection within a reply to {connection!r}")
+
+        def failed(_: Exception) -> None:
+            connection.disconnect()
+
+        try:
+            return connection.retry.call_with_retry(ask, failed)
+        except OddReply:
+            connection.disconnect()
+            page.clear()
+            return False
+        except BaseException:
+            connection.disconnect()
+            page.clear()
+            raise
+        finally:
+            self._pool.release(connection)
 
     def close(self) -> None:
         """Give the connections back."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from coremesh.events import Event, ForwardEvent, MetagraphEvent, Transcript, decode
 from coremesh.metagraph import Metagraph
 from coremesh.types import StreamId
+
+if TYPE_CHECKING:
+    from coremesh.history.page import Page
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -99,6 +102,12 @@ class History(Protocol):
 
         ``decode`` makes events of their wire form: a fold that needs a part of each reads faster with its own.
         """
+        ...
+
+    async def fill(self, page: Page, after: StreamId) -> bool:
+        """Fill a page with the entries after a place, oldest first, as many as it takes.
+
+        False where this history has no pages, or not now: then ``read`` gets the entries."""
         ...
 
     async def tail(self, count: int) -> list[Entry]:

@@ -17,6 +17,7 @@ from coremesh.history.bulk import BulkReader
 from coremesh.history.connect import Connection, blocking_pool
 from coremesh.history.guard import guarded
 from coremesh.history.keys import SEEN_RETENTION, Keys
+from coremesh.history.page import Page
 from coremesh.history.protocol import Checkpoint, Entry, Lease, Submission, SubmissionEntry
 from coremesh.metagraph import Metagraph, decode_metagraph, encode_metagraph
 from coremesh.types import ORIGIN, StreamId, event_id_ms, hotkey_digest
@@ -101,6 +102,13 @@ class RedisHistory:
         async with asyncio.timeout(block.total_seconds() + self._timeout):
             answer = await self._waiting.xread({self.keys.events: after}, count=count, block=wait_ms)
         return _entries(answer[0][1], decode) if answer else []
+
+    @guarded
+    async def fill(self, page: Page, after: StreamId) -> bool:
+        """See History.fill. A cluster is read the ordinary way."""
+        if self._bulk is None:
+            return False
+        return await asyncio.to_thread(self._bulk.fill, page, self.keys.events, after)
 
     @guarded
     async def tail(self, count: int) -> list[Entry]:

@@ -77,6 +77,7 @@ class Engine:
             on_state=self._on_state,
             ttl=timedelta(seconds=settings.lease_s),
             decode=decode_scored,
+            apply_page=fold.apply_page if fold.has_pages else None,
         )
         self.follower: Follower[ScoreState] = Follower(history, fold, name=NAME, on_state=self._on_checkpoint)
         self.sync = MetagraphSync(history, chain, chain_settings)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from coremesh.history import Entry
-from services.weights import scores
+from coremesh.history.page import Page
+from services.weights import kernel, scores
 from services.weights.rules import Rule
 from services.weights.scores import ScoreState
 
@@ -33,3 +34,12 @@ class ScoreFold:
     async def apply(self, state: ScoreState, entries: list[Entry]) -> ScoreState:
         """See Fold."""
         return scores.fold(state, (entry.event for entry in entries), self.rule)
+
+    def apply_page(self, state: ScoreState, page: Page) -> ScoreState:
+        """``apply`` for a page of packed events, where ``has_pages``."""
+        return kernel.fold_page(state, page, self.rule)
+
+    @property
+    def has_pages(self) -> bool:
+        """Whether ``apply_page`` works here."""
+        return kernel.has_kernel(self.rule)

@@ -9,8 +9,9 @@ import msgspec
 import pytest
 
 from coremesh.errors import LeaseLost
-from coremesh.events import Flag, ScoredEvent, Transcript, decode_scored
+from coremesh.events import Flag, ScoredEvent, Transcript, decode, decode_scored
 from coremesh.history import Checkpoint, History, Lease, Submission
+from coremesh.history.page import Page, can_fill
 from coremesh.history.redis import RedisHistory
 from coremesh.metagraph import Metagraph, Neuron, difference
 from coremesh.types import ORIGIN, StreamId, hotkey_digest, new_event_id
@@ -49,6 +50,23 @@ async def test_events_come_back_whole_and_in_order(history: History) -> None:
     assert [entry.event for entry in await history.tail(2)] == [events[4], events[3]]
     assert await history.length() == 5
     assert await history.last_id() == places[-1]
+
+
+@pytest.mark.skipif(not can_fill(), reason="what frames replies is not compiled")
+async def test_a_page_holds_what_reading_gives(history: History) -> None:
+    page = Page(200)
+    assert await history.fill(page, ORIGIN)
+    assert (page.count, page.last) == (0, ORIGIN)
+    events = [make_event({1: 0.5, 2: None}, question=f"question {n}? " * 50) for n in range(450)]
+    for event in events:
+        await history.append(event, None, [])
+    at, found = ORIGIN, []
+    while await history.fill(page, at) and page.count:
+        found += page.entries(decode, 0, page.count)
+        at = page.last
+    assert found == await history.read(ORIGIN, 1000)
+    assert at == await history.last_id()
+    assert page.entries(decode_scored, 0, 0) == []
 
 
 async def test_many_at_once_come_back_the_same_and_by_another_decoder(history: History) -> None:

@@ -12,9 +12,11 @@ import msgspec
 
 from coremesh.errors import LeaseLost
 from coremesh.events import Event, ForwardEvent, MetagraphEvent, Transcript, decode, encode
+from coremesh.history.page import Page, can_fill
 from coremesh.history.protocol import Checkpoint, Entry, Lease, Submission, SubmissionEntry
 from coremesh.metagraph import Metagraph
 from coremesh.types import ORIGIN, StreamId, hotkey_digest, stream_key
+from tests.pages import fill
 
 
 class MemoryHistory:
@@ -65,11 +67,7 @@ class MemoryHistory:
         block: timedelta | None = None,
         decode: Callable[[bytes], Any] = decode,
     ) -> list[Entry]:
-        found = [
-            Entry(e.stream_id, decode(encode(e.event)))
-            for e in self._entries
-            if stream_key(e.stream_id) > stream_key(after)
-        ][:count]
+        found = [Entry(e.stream_id, decode(encode(e.event))) for e in self._after(after, count)]
         if found or block is None:
             return found
         try:
@@ -77,6 +75,15 @@ class MemoryHistory:
         except TimeoutError:
             return []
         return await self.read(after, count, None, decode)
+
+    def _after(self, place: StreamId, count: int) -> list[Entry]:
+        return [e for e in self._entries if stream_key(e.stream_id) > stream_key(place)][:count]
+
+    async def fill(self, page: Page, after: StreamId) -> bool:
+        if not can_fill():
+            return False
+        fill(page, [(e.stream_id, encode(e.event)) for e in self._after(after, page.most)])
+        return True
 
     async def tail(self, count: int) -> list[Entry]:
         return self._entries[::-1][:count]

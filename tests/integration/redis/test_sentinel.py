@@ -14,8 +14,9 @@ import pytest
 import redis
 
 from coremesh.errors import HistoryUnavailable
-from coremesh.events import ForwardEvent
+from coremesh.events import ForwardEvent, decode
 from coremesh.history.callers import RedisCallers
+from coremesh.history.page import Page
 from coremesh.history.recorder import Recorder
 from coremesh.history.redis import RedisHistory
 from coremesh.history.spool import Spool
@@ -113,6 +114,9 @@ async def test_appends_go_on_after_the_master_is_killed(watched: Watched, tmp_pa
     await wait_until(lambda: recorder.waiting == 0, timeout=60, why="all are in the new master")
 
     read = [entry.event.id for entry in await history.read(ORIGIN, 1000)]
+    page = Page(10)
+    if await history.fill(page, ORIGIN):
+        assert [entry.event.id for entry in page.entries(decode, 0, page.count)] == read
     ids = [event.id for event in events]
     # What was spooled comes in the order of its ids, which are random within a millisecond.
     assert (read[:3], sorted(read)) == (ids[:3], sorted(ids))

@@ -9,9 +9,12 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
+import pytest
+
 from coremesh.events import Change, Event, ForwardEvent, MetagraphEvent, decode_scored, pack
 from coremesh.folding import FoldRunner
 from coremesh.history import Checkpoint, Entry, Lease
+from coremesh.history.page import Page
 from coremesh.history.redis import RedisHistory
 from coremesh.metagraph import Metagraph
 from coremesh.types import new_event_id
@@ -63,10 +66,13 @@ class Fragile:
             async def apply(self, state: ScoreState, entries: list[Entry]) -> ScoreState:
                 return await fragile._dying(super().apply)(state, entries)
 
+            def apply_page(self, state: ScoreState, page: Page) -> ScoreState:
+                return fragile.around(lambda: ScoreFold.apply_page(self, state, page))
+
         return FragileFold(SoftmaxEma())
 
     def around(self, work: Callable[[], Any]) -> Any:
-        """Do ``work`` in a thread, unless the process is dead by then."""
+        """Do ``work``, unless the process is dead by then."""
         before, after = next(self._calls), next(self._calls)
         self._die(before)
         result = work()
@@ -107,10 +113,11 @@ async def tell(history: RedisHistory, events: list[Event]) -> None:
             await history.publish(Metagraph(netuid=1, block=1, time_ms=0, neurons=()), event, lease)
 
 
-def runner(history: Any, holder: str) -> FoldRunner[ScoreState]:
+def runner(history: Any, holder: str, pages: bool) -> FoldRunner[ScoreState]:
+    fold = history.fold() if isinstance(history, Fragile) else ScoreFold(SoftmaxEma())
     return FoldRunner(
         history,
-        history.fold() if isinstance(history, Fragile) else ScoreFold(SoftmaxEma()),
+        fold,
         name=NAME,
         role=ROLE,
         holder=holder,
@@ -119,6 +126,7 @@ def runner(history: Any, holder: str) -> FoldRunner[ScoreState]:
         ttl=timedelta(milliseconds=150),
         on_state=history.told if isinstance(history, Fragile) else None,
         decode=decode_scored,
+        apply_page=fold.apply_page if pages else None,
     )
 
 
@@ -130,9 +138,14 @@ async def end(task: asyncio.Task[None]) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
+@pytest.mark.parametrize("pages", [False, True])
 async def test_killed_at_every_call_the_scores_are_those_of_an_uninterrupted_run(
-    redis_history: RedisHistory,
+    redis_history: RedisHistory, pages: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if pages and not ScoreFold(SoftmaxEma()).has_pages:
+        pytest.skip("the kernel is not compiled")
+    monkeypatch.setattr("coremesh.folding.PAGE", 2)
+    monkeypatch.setattr("coremesh.folding.SAVE_BEHIND_S", 0.0)
     events = story()
     whole = scores.dump(scores.fold(ScoreState(), events, SoftmaxEma()))
     kills = 0
@@ -141,7 +154,7 @@ async def test_killed_at_every_call_the_scores_are_those_of_an_uninterrupted_run
         await tell(redis_history, events)
         last = await redis_history.last_id()
         fragile = Fragile(redis_history, at)
-        first = asyncio.create_task(runner(fragile, f"first-{at}").run())
+        first = asyncio.create_task(runner(fragile, f"first-{at}", pages).run())
 
         async def finished(last: str = last) -> bool:
             checkpoint = await redis_history.load(NAME)
@@ -157,11 +170,11 @@ async def test_killed_at_every_call_the_scores_are_those_of_an_uninterrupted_run
             assert done
             break
         kills += 1
-        heir = asyncio.create_task(runner(redis_history, "heir").run())
+        heir = asyncio.create_task(runner(redis_history, "heir", pages).run())
         await wait_until(finished, every=0.005, why=f"folded to the end after a kill at call {at}")
         await end(heir)
         checkpoint = await redis_history.load(NAME)
         assert checkpoint is not None
         assert checkpoint.state == whole, f"killed at call {at}"
-    # acquire, load, trimmed; then read, apply, dump, save and tell for each of four batches: each before and after.
+    # acquire, load, trimmed; then read or fill, apply, dump, save and tell for each of four batches: before and after.
     assert kills >= 2 * (3 + 5 * 4) - 1
