@@ -8,10 +8,14 @@ import sys
 import time
 
 import numpy as np
+from numpy.typing import NDArray
 
 from coremesh.events import Flag, ForwardEvent, Message, forward_event
 from coremesh.history.redis import RedisHistory
 from coremesh.types import new_event_id
+from services.reward.config import read_config
+
+Columns = NDArray[np.floating]
 
 NETWORK, LARGE, ASKED = 256, 1024, 50
 HOTKEYS = [f"5{'F' * 40}{uid:07d}" for uid in range(LARGE)]
@@ -29,17 +33,43 @@ def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+STACK = read_config(None)
+"""The stack that rewards when nothing is configured: its parts are what events hold."""
+
+
+def judged(random: np.random.Generator) -> tuple[Columns, dict[str, Columns]]:
+    """Rewards of ASKED completions and what the default stack records of each, NaN for the fifth that failed: a cosine,
+    masks that few fail, the curve of diversity, a length that is nearly always right."""
+    some = random.random(ASKED)
+    curve = 1 / (1 + np.exp(-(40 * random.uniform(0, 0.3, ASKED) - 4)))
+    masks = {
+        "blacklist": np.where(some < 0.02, 0.0, 1.0),
+        "task_validator": np.where(some > 0.97, 0.0, 1.0),
+        "diversity": 0.8 + 0.2 * curve,
+        "length": np.where(random.random(ASKED) < 0.06, random.uniform(0.2, 1, ASKED), 1.0),
+    }
+    parts = {function.name or function.type: random.uniform(0.1, 0.8, ASKED) for function in STACK.function}
+    rewards = np.sum(list(parts.values()), axis=0)
+    for mask in STACK.mask:
+        parts[f"mask:{mask.type}"] = masks[mask.type]
+        rewards = rewards * masks[mask.type]
+    failed = random.random(ASKED) < 0.2
+    for values in (rewards, *parts.values()):
+        values[failed] = np.nan
+    return rewards.astype(np.float32), {name: values.astype(np.float32) for name, values in parts.items()}
+
+
 def forward(random: np.random.Generator, n: int, network: int = NETWORK) -> ForwardEvent:
-    """An event as the querier records it: a question of some words, two reward functions, gating scores."""
+    """An event as services.querier.record makes it of a training step under the default stack."""
     uids = random.choice(network, ASKED, replace=False)
-    rewards = random.normal(size=ASKED).astype(np.float32)
-    rewards[random.random(ASKED) < 0.2] = np.nan
+    rewards, parts = judged(random)
+    drawn = random.random() < 0.5
     return forward_event(
         id=new_event_id(),
         time_ms=time.time_ns() // 1_000_000,
-        block=1,
+        block=5_000_000 + n // 3,
         kind="answer",
-        flags=Flag.SCORED | Flag.TRAIN_GATING | Flag.RANDOM_SAMPLE,
+        flags=Flag.SCORED | Flag.TRAIN_GATING | (Flag.RANDOM_SAMPLE if drawn else Flag.NONE),
         messages=(
             Message("system", "You answer questions truthfully and in a few sentences."),
             Message("user", f"Question {n}: how does a vaccine train the immune system, and for how long?"),
@@ -49,10 +79,13 @@ def forward(random: np.random.Generator, n: int, network: int = NETWORK) -> Forw
         status=np.isnan(rewards),
         latency_s=random.random(ASKED),
         rewards=rewards,
-        parts={"relevance": rewards, "diversity": random.random(ASKED)},
+        parts=parts,
         gating=random.random(ASKED),
-        best=0,
-        available=NETWORK,
+        best=int(np.nanargmax(rewards)),
+        head_version=n,
+        stack_version=f"{STACK.name}-0123456789ab",
+        available=network,
+        propensity=np.full(ASKED, ASKED / network) if drawn else random.uniform(0.05, 1, ASKED),
     )
 
 

@@ -1,8 +1,8 @@
 """What happened: the two kinds of event in the history, and their wire form.
 
 An event is msgpack (msgspec, ``array_like``, tagged, versioned); its arrays are packed little-endian bytes, so
-that an event of 50 uids takes about 2 KB and folds read columns without a copy. New fields are appended with a
-default, so old events stay readable.
+that an event of 50 uids takes less than 2 KB and folds read columns without a copy. What reward functions and masks
+said is packed closer (coremesh/columns.py). New fields are appended with a default, so old events stay readable.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from coremesh.columns import pack_column, unpack_column
 from coremesh.types import DigestArray, EventId, hotkey_digests
 
 MAX_MESSAGES = 64
@@ -47,7 +48,8 @@ class ForwardEvent(msgspec.Struct, frozen=True, array_like=True, tag=1, kw_only=
     """One query of the network, appended once, when it is over. Arrays are aligned with ``uids``.
 
     ``rewards`` is NaN where a miner did not succeed or was not scored; ``parts`` holds, for each reward function
-    or mask, its value per uid (NaN likewise). ``best`` is an index into ``uids``, -1 for none.
+    or mask, its value per uid (NaN likewise). ``best`` is an index into ``uids``, -1 for none. Older events have their
+    parts in ``parts_`` as float32 [n], others in ``columns_``; a ``propensity_`` of one value stands for all uids.
     """
 
     id: str
@@ -73,6 +75,7 @@ class ForwardEvent(msgspec.Struct, frozen=True, array_like=True, tag=1, kw_only=
     version: int = 1
     propensity_: bytes = b""
     trace_: bytes = b""
+    columns_: dict[str, bytes] = {}
 
     @property
     def trace(self) -> str:
@@ -117,12 +120,32 @@ class ForwardEvent(msgspec.Struct, frozen=True, array_like=True, tag=1, kw_only=
     @property
     def propensity(self) -> NDArray[np.float16]:
         """How likely each uid was to be asked, float16 [n], or empty when it is not known."""
-        return np.frombuffer(self.propensity_, dtype="<f2")
+        return np.frombuffer(self.whole_propensity, dtype="<f2")
+
+    @property
+    def whole_propensity(self) -> bytes:
+        """``propensity`` packed with a value for every uid."""
+        return self.propensity_ * (len(self.uids_) // 2) if len(self.propensity_) == 2 else self.propensity_
 
     @property
     def parts(self) -> dict[str, NDArray[np.float32]]:
-        """Values per reward function and mask, each float32 [n]."""
-        return {name: np.frombuffer(packed, dtype="<f4") for name, packed in self.parts_.items()}
+        """Values per reward function and mask, each float32 [n]. Raises ValueError where a column is broken."""
+        found = {name: np.frombuffer(packed, dtype="<f4") for name, packed in self.parts_.items()}
+        if self.columns_:
+            rewards = self.rewards
+            found |= {name: unpack_column(packed, rewards) for name, packed in self.columns_.items()}
+        return found
+
+    @property
+    def sound_parts(self) -> dict[str, bytes]:
+        """``parts`` packed as float32 [n], without those that are broken."""
+        found = {name: packed for name, packed in self.parts_.items() if len(packed) % 4 == 0}
+        for name, packed in self.columns_.items():
+            try:
+                found[name] = unpack_column(packed, self.rewards).astype("<f4").tobytes()
+            except ValueError:
+                continue
+        return found
 
     @property
     def scored(self) -> bool:
@@ -222,6 +245,12 @@ def pack(values: Any, dtype: str) -> bytes:
     return np.ascontiguousarray(values, dtype=np.dtype(dtype)).tobytes()
 
 
+def pack_propensity(values: Any) -> bytes:
+    """Propensities [n] as float16, one for all where they are alike."""
+    packed = pack(values, "<f2")
+    return packed[:2] if packed == packed[:2] * (len(packed) // 2) else packed
+
+
 def forward_event(
     *,
     id: EventId,
@@ -259,6 +288,7 @@ def forward_event(
     for name, column in (("gating", gating), ("propensity", propensity)):
         if len(column) not in (0, n):
             raise ValueError(f"{name} has {len(column)} values for {n} uids")
+    rewarded = ~np.isnan(np.asarray(rewards, dtype=np.float32))
     return ForwardEvent(
         id=id,
         time_ms=time_ms,
@@ -271,7 +301,6 @@ def forward_event(
         status_=pack(status, "u1"),
         latency_=pack(latency_s, "<f4"),
         rewards_=pack(rewards, "<f4"),
-        parts_={name: pack(column, "<f4") for name, column in (parts or {}).items()},
         gating_=pack(gating, "<f4"),
         best=best,
         head_version=head_version,
@@ -279,6 +308,10 @@ def forward_event(
         stats_version=stats_version,
         degraded=degraded,
         available=available,
-        propensity_=pack(propensity, "<f2"),
+        propensity_=pack_propensity(propensity),
         trace_=bytes.fromhex(trace),
+        columns_={
+            name: pack_column(np.asarray(column, dtype=np.float32), rewarded)
+            for name, column in (parts or {}).items()
+        },
     )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from coremesh.events import Change, ForwardEvent, Message, MetagraphEvent, pack
+from coremesh.events import Change, ForwardEvent, Message, MetagraphEvent, pack, pack_propensity
 from coremesh.history import Entry, Submission, SubmissionEntry
 from coremesh.types import StreamId
 from coremesh.wire.status import name_of
@@ -47,7 +47,7 @@ def events_table(
         "rewards": _lists(events, "rewards_", "<f4"),
         "parts": _parts(events),
         "gating": _lists(events, "gating_", "<f4"),
-        "propensities": _lists(events, "propensity_", "<f2"),
+        "propensities": _lists(events, "whole_propensity", "<f2"),
         "best": [e.best for e in events],
         "best_uid": [int(e.uids[e.best]) if 0 <= e.best < len(e.uids_) // 2 else None for e in events],
         "head_version": [e.head_version for e in events],
@@ -135,7 +135,7 @@ def entries_of_events(table: pa.Table) -> list[Entry]:
                 degraded=tuple(plain["degraded"][i]),
                 available=plain["available"][i],
                 version=plain["version"][i],
-                propensity_=propensities[i],
+                propensity_=pack_propensity(np.frombuffer(propensities[i], "<f2")),
                 trace_=bytes.fromhex(plain["trace"][i]),
             ),
         )
@@ -230,7 +230,7 @@ def _renamed(lists: pa.ListArray, name: Callable[[int], str]) -> pa.ListArray:
 
 
 def _parts(events: Sequence[ForwardEvent]) -> pa.MapArray:
-    sound = [{n: p for n, p in e.parts_.items() if len(p) % 4 == 0} for e in events]
+    sound = [e.sound_parts for e in events]
     counts = [len(parts) for parts in sound]
     keys = [name for parts in sound for name in parts]
     packed = [column for parts in sound for column in parts.values()]
