@@ -47,14 +47,16 @@ async def bench_recovery(history: RedisHistory) -> None:
         if checkpoint.last_id == last:
             done.set()
 
+    fold = ScoreFold(SoftmaxEma())
     runner = FoldRunner(
         history,
-        ScoreFold(SoftmaxEma()),
+        fold,
         name=NAME,
         role=ROLE,
         holder="one",
         on_state=on_state,
         decode=decode_scored,
+        apply_page=fold.apply_page if fold.has_pages else None,
     )
     start = time.perf_counter()
     task = asyncio.create_task(runner.run())

@@ -1,17 +1,20 @@
 """What an event costs in the score fold, and in the original's.
 
-``weights.fold_vs_original`` is our fold from Redis against the original's loop on events in memory, walking the uids
-of a network of 256; ``.lists`` against its best form, ``.log`` against its loop on events as its event log keeps them,
-``.n1024`` in a network of 1024, ``.in_memory`` with our events in memory too. ``.read_alone`` is what it would be if
-decoding and folding cost nothing: copying the replies out of the socket.
+``weights.fold_vs_original`` is our fold from Redis as the service runs it, lease, checkpoints and all, against the
+original's loop on events in memory, walking the uids of a network of 256; ``.lists`` against its best form, ``.log``
+against its loop on events as its event log keeps them, ``.n1024`` in a network of 1024, ``.in_memory`` with our events
+in memory too, ``.python`` read and folded where nothing was compiled. ``.read_alone`` is what it would be if decoding
+and folding cost nothing: copying the replies out of the socket.
 """
 
 from __future__ import annotations
 
+import asyncio
+import itertools
+import math
 import resource
 import socket
 import time
-from collections.abc import Sequence
 
 import hiredis
 import numpy as np
@@ -20,26 +23,68 @@ import torch
 from benchmarks.weights_original import LoggedEvent, OriginalEvent
 from benchmarks.weights_original import fold as original_fold
 from benchmarks.weights_recorded import HOTKEYS, LARGE, NETWORK, note, report
-from coremesh.events import Event, ForwardEvent, ScoredEvent, decode_scored
+from coremesh.events import ForwardEvent, decode_scored
+from coremesh.folding import FoldRunner
+from coremesh.history import Checkpoint, Lease
+from coremesh.history.page import Page
 from coremesh.history.redis import RedisHistory
 from coremesh.types import ORIGIN
 from services.weights import scores
+from services.weights.fold import ScoreFold
 from services.weights.rules import SoftmaxEma
 from services.weights.scores import ScoreState
 from tests.redis_server import RedisServer
 
 ORIGINAL_EVENTS = 5_000
+PYTHON_EVENTS = 20_000
 PAGE = 320
 
 
-async def fold_from_redis(history: RedisHistory, state: ScoreState) -> float:
-    """CPU seconds of folding all that is recorded out of Redis."""
-    at, rule = ORIGIN, SoftmaxEma()
+class Cpu:
+    """What the service's own fold costs, from taking the lease to the checkpoint at the last event."""
+
+    def __init__(self, history: RedisHistory) -> None:
+        self._history = history
+        self._rounds = itertools.count()
+
+    async def seconds(self) -> float:
+        """CPU seconds of folding all that is recorded out of Redis, by a leader that has no checkpoint yet."""
+        last, done = await self._history.last_id(), asyncio.Event()
+        fold = ScoreFold(SoftmaxEma())
+
+        async def on_state(state: ScoreState, checkpoint: Checkpoint, lease: Lease) -> None:
+            if checkpoint.last_id == last:
+                done.set()
+
+        name = f"bench-{next(self._rounds)}"
+        start = time.process_time()
+        runner = FoldRunner(
+            self._history,
+            fold,
+            name=name,
+            role=name,
+            holder="bench",
+            on_state=on_state,
+            decode=decode_scored,
+            apply_page=fold.apply_page if fold.has_pages else None,
+        )
+        task = asyncio.create_task(runner.run())
+        await done.wait()
+        seconds = time.process_time() - start
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return seconds
+
+
+async def python_us(history: RedisHistory, state: ScoreState) -> float:
+    """Of a part of what is recorded."""
+    at, events, rule = ORIGIN, 0, SoftmaxEma()
     start = time.process_time()
-    while entries := await history.read(at, PAGE, None, decode_scored):
+    while events < PYTHON_EVENTS and (entries := await history.read(at, PAGE, None, decode_scored)):
         scores.fold(state, [entry.event for entry in entries], rule)
         at = entries[-1].stream_id
-    return time.process_time() - start
+        events += len(entries)
+    return (time.process_time() - start) / events * 1e6
 
 
 async def originals(history: RedisHistory, network: int) -> list[OriginalEvent]:
@@ -76,11 +121,12 @@ def original_us(events: list[OriginalEvent], network: int, *, walk: bool) -> flo
     return (time.process_time() - start) / len(events) * 1e6
 
 
-def in_memory_us(events: Sequence[Event | ScoredEvent], state: ScoreState) -> float:
+def in_memory_us(page: Page, state: ScoreState) -> float:
+    fold = ScoreFold(SoftmaxEma())
     start = time.process_time()
-    for at in range(0, len(events), PAGE):
-        scores.fold(state, events[at : at + PAGE], SoftmaxEma())
-    return (time.process_time() - start) / len(events) * 1e6
+    for _ in range(10):
+        fold.apply_page(state, page)
+    return (time.process_time() - start) / page.count / 10 * 1e6
 
 
 class Socket:
@@ -116,22 +162,25 @@ async def bench_fold(history: RedisHistory, large: RedisHistory, server: RedisSe
     events = await originals(history, NETWORK)
     events_large = await originals(large, LARGE)
     log = logged(events)
-    kept = [e.event for e in await history.read(ORIGIN, 10 * PAGE, None, decode_scored)]
+    page = Page(10 * PAGE)
+    filled = await history.fill(page, ORIGIN)
+    ours, ours_large = Cpu(history), Cpu(large)
     reading = Socket(server, history.keys.events)
-    state, state_large, state_memory = ScoreState(), ScoreState(), ScoreState()
+    state, state_memory = ScoreState(), ScoreState()
     times: dict[str, list[float]] = {}
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     wall = 0.0
     recorded, recorded_large = await history.length(), await large.length()
     for _ in range(folded // recorded):
         start = time.perf_counter()
-        seconds = await fold_from_redis(history, state)
+        seconds = await ours.seconds()
         wall += time.perf_counter() - start
-        seconds_large = await fold_from_redis(large, state_large)
+        seconds_large = await ours_large.seconds()
         for name, us in {
             "ours": seconds / recorded * 1e6,
             "ours, large": seconds_large / recorded_large * 1e6,
-            "ours, in memory": in_memory_us(kept, state_memory),
+            "ours, in memory": in_memory_us(page, state_memory) if filled else math.nan,
+            "ours, in Python": await python_us(history, state),
             "reading alone": reading.us(),
             "original": original_us(events, NETWORK, walk=True),
             "original, lists": original_us(events, NETWORK, walk=False),
@@ -149,6 +198,7 @@ async def bench_fold(history: RedisHistory, large: RedisHistory, server: RedisSe
         ("fold_vs_original.log", "ours", "original, from its log"),
         ("fold_vs_original.n1024", "ours, large", "original, large"),
         ("fold_vs_original.in_memory", "ours, in memory", "original"),
+        ("fold_vs_original.python", "ours, in Python", "original"),
         ("fold_vs_original.read_alone", "reading alone", "original"),
     ):
         report(name, least[ours], "us/event", least[original], least[original] / least[ours])

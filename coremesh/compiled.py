@@ -22,7 +22,7 @@ def load(directory: Path, name: str, *, version: int, functions: Sequence[str]) 
         if not path.exists():
             continue
         try:
-            library = ctypes.CDLL(str(path))
+            library = ctypes.CDLL(str(path), use_errno=True)
             told = getattr(library, f"{functions[0]}_version")
             told.restype = ctypes.c_int64
             if told() != version:

@@ -6,10 +6,12 @@ dictionaries that nobody asked for.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
+from ssl import SSLSocket
 from typing import Any, cast
 
-from redis.exceptions import ConnectionError
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from coremesh.history.page import OddReply, Page, can_fill
 from coremesh.history.protocol import Entry
@@ -52,11 +54,11 @@ class BulkReader:
         def ask() -> bool:
             page.clear()
             connection.send_command("XRANGE", key, f"({after}", "+", "COUNT", page.most)
-            socket = connection._get_socket()
-            while received := socket.recv_into(page.space()):
-                if page.take(received):
-                    return True
-            raise ConnectionError(f"Redis closed the connection within a reply to {connection!r}")
+            try:
+                _receive(page, connection._get_socket())
+            except ConnectionError as error:
+                raise RedisConnectionError(str(error)) from error
+            return True
 
         def failed(_: Exception) -> None:
             connection.disconnect()
@@ -77,3 +79,13 @@ class BulkReader:
     def close(self) -> None:
         """Give the connections back."""
         self._pool.disconnect()
+
+
+def _receive(page: Page, connected: socket.socket) -> None:
+    """A whole reply. Raises OddReply, TimeoutError, and ConnectionError where the connection ends."""
+    if not isinstance(connected, SSLSocket) and connected.gettimeout() is not None:
+        return page.receive(connected.fileno(), connected.gettimeout())
+    while received := connected.recv_into(page.space()):
+        if page.take(received):
+            return None
+    raise ConnectionError("the connection was closed within a reply")

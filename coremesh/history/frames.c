@@ -4,19 +4,27 @@
  *   *2\r\n $<l>\r\n<id>\r\n *2\r\n $1\r\ne\r\n $<l>\r\n<event>\r\n
  * Bytes may come in any pieces: what is complete is framed, and the rest waits for more.
  */
+#include <errno.h>
+#include <poll.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #define EXPORT __attribute__((visibility("default")))
 
 typedef struct {
+    uint8_t *data; /* [room], of which `filled` have come */
+    int64_t room;
+    int64_t filled;
+    int64_t *spans; /* [most][4]: where the id and the event of every entry begin and end */
+    int64_t most;
     int64_t at;     /* bytes framed so far */
     int64_t wanted; /* entries of the reply, -1 before its head has come */
     int64_t count;  /* entries framed */
-} Progress;
+} Page;
 
-enum { VERSION = 1 };
-enum { MORE = 0, DONE = 1, ODD = -1 };
+enum { VERSION = 2 };
+enum { MORE = 0, DONE = 1, FULL = 2, CLOSED = 3, LATE = 4, ODD = -1, BROKEN = -2 };
 
 /* A line of `kind` and a number below 2^31. Gives the place after it, 0 when more bytes are needed, -1 for another. */
 static int64_t line(const uint8_t *data, int64_t at, int64_t end, uint8_t kind, int64_t *number)
@@ -55,24 +63,24 @@ static int64_t text(const uint8_t *data, int64_t at, int64_t end, int64_t *from,
     return at + length + 2;
 }
 
-/* Frame what has come of a reply: `data` [filled]. `spans` [room][4] is told where the id and the event of every entry
- * begin and end. DONE when the reply is complete and nothing follows it; ODD when it is no such reply. */
-EXPORT int64_t coremesh_frames(const uint8_t *data, int64_t filled, int64_t *spans, int64_t room, Progress *progress)
+/* Frame what has come of a reply. DONE when it is complete and nothing follows it; ODD when it is no such reply. */
+EXPORT int64_t coremesh_frames(Page *page)
 {
-    int64_t next, two, from, to;
-    if (progress->wanted < 0) {
-        next = line(data, 0, filled, '*', &progress->wanted);
-        if (next <= 0) {
-            progress->wanted = -1;
+    const uint8_t *data = page->data;
+    int64_t filled = page->filled, next, two, from, to;
+    if (page->wanted < 0) {
+        int64_t wanted;
+        next = line(data, 0, filled, '*', &wanted);
+        if (next <= 0)
             return next == 0 ? MORE : ODD;
-        }
-        if (progress->wanted > room)
+        if (wanted > page->most)
             return ODD;
-        progress->at = next;
+        page->wanted = wanted;
+        page->at = next;
     }
-    while (progress->count < progress->wanted) {
-        int64_t *span = spans + 4 * progress->count;
-        next = line(data, progress->at, filled, '*', &two);
+    while (page->count < page->wanted) {
+        int64_t *span = page->spans + 4 * page->count;
+        next = line(data, page->at, filled, '*', &two);
         if (next <= 0)
             return next == 0 ? MORE : ODD;
         if (two != 2)
@@ -93,10 +101,38 @@ EXPORT int64_t coremesh_frames(const uint8_t *data, int64_t filled, int64_t *spa
         next = text(data, next, filled, &span[2], &span[3]);
         if (next <= 0)
             return next == 0 ? MORE : ODD;
-        progress->at = next;
-        progress->count++;
+        page->at = next;
+        page->count++;
     }
-    return progress->at == filled ? DONE : ODD;
+    return page->at == filled ? DONE : ODD;
+}
+
+/* Take a reply from a socket that does not block, waiting at most `wait_ms` for every piece. FULL: more room is needed, and
+ * then another call goes on. BROKEN: errno says why. */
+EXPORT int64_t coremesh_receive(Page *page, int64_t socket, int64_t wait_ms)
+{
+    while (page->filled < page->room) {
+        struct pollfd waiting = {.fd = (int)socket, .events = POLLIN};
+        ssize_t received = recv((int)socket, page->data + page->filled, (size_t)(page->room - page->filled), MSG_DONTWAIT);
+        if (received > 0) {
+            int64_t found;
+            page->filled += received;
+            found = coremesh_frames(page);
+            if (found != MORE)
+                return found;
+        } else if (received == 0) {
+            return CLOSED;
+        } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
+            int ready = poll(&waiting, 1, (int)wait_ms);
+            if (ready == 0)
+                return LATE;
+            if (ready < 0 && errno != EINTR)
+                return BROKEN;
+        } else if (errno != EINTR) {
+            return BROKEN;
+        }
+    }
+    return FULL;
 }
 
 /* Of the interface: a library of another is not used. */

@@ -6,6 +6,7 @@ A fold that has its own way to read packed events takes a page of them without a
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -22,11 +23,23 @@ ROOM = 1 << 20
 LEAST_SPACE = 1 << 17
 """Less than this is not worth asking a socket for."""
 
-_frames = compiled.load(Path(__file__).parent, "_frames", version=1, functions=("coremesh_frames",))
+_frames = compiled.load(
+    Path(__file__).parent, "_frames", version=2, functions=("coremesh_frames", "coremesh_receive")
+)
+_DONE, _FULL, _CLOSED, _LATE, _ODD = 1, 2, 3, 4, -1
 
 
-class _Progress(ctypes.Structure):
-    _fields_ = (("at", ctypes.c_int64), ("wanted", ctypes.c_int64), ("count", ctypes.c_int64))
+class _Page(ctypes.Structure):
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("room", ctypes.c_int64),
+        ("filled", ctypes.c_int64),
+        ("spans", ctypes.c_void_p),
+        ("most", ctypes.c_int64),
+        ("at", ctypes.c_int64),
+        ("wanted", ctypes.c_int64),
+        ("count", ctypes.c_int64),
+    )
 
 
 class Page:
@@ -37,13 +50,13 @@ class Page:
         self.spans: NDArray[np.int64] = np.zeros((most, 4), np.int64)
         """[most, 4]: where in ``data`` the id of each entry begins and ends, and its event."""
         self._room: NDArray[np.uint8] = np.empty(ROOM, np.uint8)
-        self._filled = 0
-        self._progress = _Progress(0, -1, 0)
+        self._page = _Page(spans=self.spans.ctypes.data, most=most)
+        self.clear()
 
     @property
     def count(self) -> int:
         """Events in the page."""
-        return self._progress.count
+        return int(self._page.count)
 
     @property
     def data(self) -> NDArray[np.uint8]:
@@ -71,30 +84,51 @@ class Page:
 
     def clear(self) -> None:
         """Forget what is in the page."""
-        self._filled = 0
-        self._progress = _Progress(0, -1, 0)
+        page = self._page
+        page.data, page.room = self._room.ctypes.data, len(self._room)
+        page.filled = page.at = page.count = 0
+        page.wanted = -1
+
+    def receive(self, socket: int, wait_s: float | None) -> None:
+        """Take a whole reply from a socket (its descriptor) that does not block, waiting at most ``wait_s`` for every
+        piece. Raises OddReply, TimeoutError, and OSError where the connection ends."""
+        if _frames is None:
+            raise OddReply("nothing here frames replies")
+        wait_ms = -1 if wait_s is None else max(1, int(wait_s * 1000))
+        while True:
+            found = _frames.coremesh_receive(
+                ctypes.byref(self._page), ctypes.c_int64(socket), ctypes.c_int64(wait_ms)
+            )
+            if found == _DONE:
+                return
+            if found == _FULL:
+                self.space()
+            elif found == _LATE:
+                raise TimeoutError("no more of a reply came in time")
+            elif found == _ODD:
+                raise OddReply("a reply that is no page of events")
+            else:
+                why = "closed" if found == _CLOSED else os.strerror(ctypes.get_errno())
+                raise ConnectionError(f"the connection ended within a reply: {why}")
 
     def space(self) -> memoryview:
         """Where the next bytes of the reply go."""
-        if len(self._room) - self._filled < LEAST_SPACE:
+        filled = int(self._page.filled)
+        if len(self._room) - filled < LEAST_SPACE:
             self._room = np.concatenate((self._room, np.empty_like(self._room)))
-        return self._room.data[self._filled :]
+            self._page.data, self._page.room = self._room.ctypes.data, len(self._room)
+        return self._room.data[filled:]
 
     def take(self, received: int) -> bool:
-        """Frame the next ``received`` bytes of the reply; whether it is complete. Raises OddReply."""
-        self._filled += received
+        """Frame the next ``received`` bytes, which were put into ``space``; whether the reply is complete. Raises
+        OddReply."""
+        self._page.filled += received
         if _frames is None:
             raise OddReply("nothing here frames replies")
-        done = _frames.coremesh_frames(
-            ctypes.c_void_p(self._room.ctypes.data),
-            ctypes.c_int64(self._filled),
-            ctypes.c_void_p(self.spans.ctypes.data),
-            ctypes.c_int64(self.most),
-            ctypes.byref(self._progress),
-        )
-        if done < 0:
+        found = _frames.coremesh_frames(ctypes.byref(self._page))
+        if found == _ODD:
             raise OddReply("a reply that is no page of events")
-        return bool(done)
+        return found == _DONE
 
 
 class OddReply(Exception):

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import itertools
+import socket
+import threading
 
 import pytest
 from hypothesis import given, settings
@@ -74,6 +76,30 @@ def test_broken_replies_are_odd_or_frame_what_lies_in_them(entries: list[tuple[s
         return
     for a, b, c, d in page.spans[: page.count].tolist():
         assert 0 < a <= b < c <= d < len(whole)
+
+
+def test_a_reply_is_received_from_a_socket_in_time_or_not_at_all() -> None:
+    ours, theirs = socket.socketpair()
+    ours.settimeout(0.05)
+    page = Page(3)
+    large = [("1-0", bytes(3 * ROOM)), ("2-0", b"end")]
+    with ours, theirs:
+        sender = threading.Thread(target=theirs.sendall, args=(reply(large),))
+        sender.start()
+        page.receive(ours.fileno(), 30)
+        sender.join()
+        assert [entry.event for entry in page.entries(bytes, 0, page.count)] == [b for _, b in large]
+        page.clear()
+        theirs.sendall(reply(large)[:100])
+        with pytest.raises(TimeoutError):
+            page.receive(ours.fileno(), 0.02)
+        theirs.sendall(b"x" * 8)
+        theirs.close()
+        with pytest.raises(ConnectionError, match="closed"):
+            page.receive(ours.fileno(), 30)
+    page.clear()
+    with pytest.raises(ConnectionError):
+        page.receive(ours.fileno(), 30)
 
 
 def test_a_page_grows_and_is_filled_again() -> None:
