@@ -68,6 +68,8 @@ class Engine:
         self._stall_s = stall_s
         self.book = Book(settings)
         fold = ScoreFold(self.book.rule)
+        if not fold.has_pages:
+            log.warning("folding without the compiled kernel: scores are the same, catching up takes longer")
         self.runner: FoldRunner[ScoreState] = FoldRunner(
             history,
             fold,
