@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from coremesh.events import Flag, ForwardEvent, Message, forward_event
+from coremesh.history import Entry
 from coremesh.types import new_event_id
 
 
@@ -40,3 +43,17 @@ def make_event(
         best=0,
         available=len(uids),
     )
+
+
+def alike(entries: list[Entry]) -> list[Entry]:
+    """Entries with all parts of their events as float32: an archive does not tell how they were packed."""
+    return [
+        msgspec.structs.replace(entry, event=as_floats(entry.event))
+        if isinstance(entry.event, ForwardEvent)
+        else entry
+        for entry in entries
+    ]
+
+
+def as_floats(event: ForwardEvent) -> ForwardEvent:
+    return msgspec.structs.replace(event, parts_=event.sound_parts, columns_={})

@@ -113,7 +113,7 @@ async def tell(history: RedisHistory, events: list[Event]) -> None:
             await history.publish(Metagraph(netuid=1, block=1, time_ms=0, neurons=()), event, lease)
 
 
-def runner(history: Any, holder: str, pages: bool) -> FoldRunner[ScoreState]:
+def runner(history: Any, holder: str, pages: bool = False) -> FoldRunner[ScoreState]:
     fold = history.fold() if isinstance(history, Fragile) else ScoreFold(SoftmaxEma())
     return FoldRunner(
         history,

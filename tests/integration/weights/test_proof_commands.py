@@ -27,6 +27,7 @@ from services.weights.chain import Commit, Standing
 from services.weights.fold import NAME, ROLE
 from services.weights.onchain import judge
 from services.weights.proof import verify
+from tests.events import alike
 from tests.integration.weights.processes import Crowd, WeightsProcess, folded
 from tests.integration.weights.test_archive import local, rows_of, tell
 from tests.integration.weights.test_every_await import end, runner, story
@@ -217,7 +218,7 @@ async def test_an_export_is_an_archive_that_replays_and_is_not_written_twice(
         "rows": {"events": 12, "metagraph": 2, "submissions": 1},
     }
     entries, submissions = await rows_of(local(tmp_path / "all"))
-    assert entries == await redis_history.read(ORIGIN, 100)
+    assert entries == alike(await redis_history.read(ORIGIN, 100))
     assert submissions == await redis_history.submissions(10)
     code, said = await run_here(export, f"--to={tmp_path}/all", *words)
     assert (code, "rows would be there twice" in said) == (2, True)
