@@ -31,6 +31,9 @@ log = structlog.get_logger(__name__)
 SLACK_S = 1.0
 """How much longer than the miners' timeout a fan-out may last. What is still open then was held up by
 ourselves (a miner's own time is kept by the client), so it is left out of the event and charged to nobody."""
+AFTERWARDS_S = 0.02
+"""How long everything that follows an answer waits. Under load several are due at once, and all of their callers are
+answered before the event loop turns to late completions and to events."""
 NO_REWARD_MODEL = "gating"
 """The stack version of rewards that are gating scores."""
 
@@ -153,6 +156,7 @@ class Forward:
                         uid=answer.neuron.uid, hotkey=answer.neuron.hotkey, reward=answer.reward(best) or 0.0
                     )
                 self.answer.set_result(answer)
+                await asyncio.sleep(AFTERWARDS_S)
             await self._collected.wait()
             if list(judged.indices) != self._replies.good() or self._owes_rewards(judged):
                 judged = await self._judge(late=True)
