@@ -147,6 +147,24 @@ class _Broken(Exception):
     """What came is no answer."""
 
 
+class _Whole(httpx.Response):
+    """An answer that is there already. httpx would look for its length, encode it as a stream and read that: six times
+    as long, for the same bytes."""
+
+    def __init__(self, status: int, headers: list[Header], body: bytes) -> None:
+        super().__init__(status, headers=headers, stream=httpx.ByteStream(body))
+        self._whole = body
+
+    @property
+    def content(self) -> bytes:
+        """See httpx. No encoding is asked for, and none is undone."""
+        return self._whole
+
+    async def aread(self) -> bytes:
+        """See httpx."""
+        return self._whole
+
+
 class _Connection(asyncio.Protocol):
     """A socket to a service, used by one request at a time."""
 
@@ -245,7 +263,7 @@ class _Connection(asyncio.Protocol):
         self._used = True
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
-            waiter.set_result(httpx.Response(status, headers=self._headers, content=b"".join(self._body)))
+            waiter.set_result(_Whole(status, self._headers, b"".join(self._body)))
 
     def _fail(self, error: Exception) -> None:
         waiter, self._waiter = self._waiter, None
