@@ -53,9 +53,12 @@ class Peer:
         """
         response = await self._send(method, path, timeout, body)
         try:
-            return answer.model_validate_json(response.content)
+            said = answer.model_validate_json(response.content)
         except ValidationError:
             raise ServiceUnavailable(f"{self.name} gave an answer of the wrong shape") from None
+        if isinstance(said, contracts.Timed):
+            said.after(response.headers.get(contracts.TOOK_HEADER, ""))
+        return said
 
     async def get(self, path: str, timeout: timedelta) -> Any:
         """GET any JSON. Raises as ``call``."""

@@ -87,6 +87,7 @@ class Forward:
         self._failure: BaseException | None = None
         self._arrived = asyncio.Event()
         self._collected = asyncio.Event()
+        self._models_s = 0.0
         self._trace = ""
 
     @property
@@ -196,11 +197,14 @@ class Forward:
                         degraded=self._choice.degraded,
                         head_version=self._choice.head_version,
                     )
+                self._models_s = self._choice.took_s
                 if self._choice.degraded:
                     self._degraded.add("gating")
             if filtering is not None:
                 with self._watch.stage("filter"):
                     safety = await filtering
+                # Both were asked at once.
+                self._models_s = max(self._models_s, safety.took_s)
                 if not safety.judged:
                     self._degraded.add("filter")
                     if query.must_filter:
@@ -301,6 +305,7 @@ class Forward:
                 timeout_s=query.reward_timeout_s,
             )
             span.set(stack=verdict.stack_version, scored=verdict.rewards is not None)
+        self._models_s += verdict.took_s
         self._degraded |= verdict.degraded
         if not self._parts.rewarding and self._choice.gating:
             given = tuple(self._choice.gating[i] for i in indices)
@@ -349,6 +354,7 @@ class Forward:
                 query=seconds.get("query", 0.0),
                 reward=seconds.get("reward", 0.0),
                 total=self._watch.total,
+                models=self._models_s,
             ),
             degraded=tuple(sorted(self._degraded)),
         )
