@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
@@ -69,8 +70,10 @@ class Forward:
     ``answer`` gives an Answer, or raises NoMinerAvailable, NoCompletion, UnsafeMessage or FilterAway.
     """
 
-    def __init__(self, parts: Parts, query: Query) -> None:
+    def __init__(self, parts: Parts, query: Query, *, crowded: Callable[[], bool] = lambda: False) -> None:
+        """While it is ``crowded`` here, completions whose caller has its answer already go without rewards."""
         self.query = query
+        self._crowded = crowded
         self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         # A caller may have gone: its error is then nobody's.
         self.answer.add_done_callback(lambda f: f.cancelled() or f.exception())
@@ -159,8 +162,12 @@ class Forward:
                 self.answer.set_result(answer)
                 await asyncio.sleep(AFTERWARDS_S)
             await self._collected.wait()
-            if list(judged.indices) != self._replies.good() or self._owes_rewards(judged):
-                judged = await self._judge(late=True)
+            owing = self._owes_rewards(judged)
+            crowded = owing and self._crowded()
+            if crowded:
+                self._degraded.add("reward")
+            if list(judged.indices) != self._replies.good() or (owing and not crowded):
+                judged = await self._judge(late=not crowded)
                 best = self._best(judged)
         finally:
             collecting.cancel()
