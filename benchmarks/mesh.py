@@ -6,11 +6,14 @@ The files of this checkout are copied to a place of their own, installed there (
 - ``mesh.overhead_p50_ms.c10``, ``_p99_``: of 10 users who ask ``/inference`` and read all completions, what each
   waited beyond the slowest awaited miner (its latency from its own send) and the models (gating, filter and
   reward, as the querier timed them). Training is slowed down, so that users are what is measured.
-  What a hop to another service takes counts as the model's.
+  What a hop to another service takes counts as the model's there. ``mesh.overhead_with_hops_p50_ms.c10``,
+  ``_p99_`` count as the models' only what gating, filter and reward say they took, waiting for the model included.
 - ``mesh.cpu_ms.<process>``: CPU that each process spent for one of these answers, whatever else the machine did.
   ``users`` is this benchmark itself. ``mesh.processes``: how many they are, on ``baseline`` cores.
 - ``mesh.rps_vs_litellm``: answers a second for 10 users, each from one miner chosen by gating without rewards, over
   those of a LiteLLM proxy with one worker whose only upstream is as quick as the miners were.
+  ``mesh.rps_scored_share``: of ours, those that were scored afterwards (LiteLLM scores none); when it is crowded the
+  querier leaves that out, see ``Forwarder``.
 - ``mesh.loop_lag_p99_ms``: of the service whose event loop was latest under the first load.
 
 ``--load`` and ``--no-rps`` shorten it, for work on the mesh itself.
@@ -41,7 +44,7 @@ import httpx
 import numpy as np
 
 from benchmarks import mesh_litellm
-from benchmarks.mesh_load import Load, inference, lag_buckets, load, quantile_of
+from benchmarks.mesh_load import Load, inference, lag_buckets, load, quantile_of, unscored_total
 from benchmarks.mesh_processes import cpu_s, processes
 from services.querier.prompts import load_questions
 
@@ -168,13 +171,16 @@ async def measure_overhead(client: httpx.AsyncClient, port: int, supervisor: int
     overheads = np.array([one.overhead_s for one in done.served]) * 1000
     if not overheads.size:
         raise RuntimeError(f"none of {done.failed} requests was answered")
-    for name in ("overhead_s", "miner_s", "models_s", "wall_s"):
+    with_hops = np.array([one.own_s for one in done.served]) * 1000
+    for name in ("overhead_s", "own_s", "miner_s", "models_s", "wall_s"):
         values = [getattr(one, name) * 1000 for one in done.served]
         note(f"{name[:-2]}: median {statistics.median(values):.1f} ms of {len(values)}; {done.failed} failed")
     lags = {name: quantile_of(before[name], after[name], 0.99) * 1000 for name in services}
     note("loop lag p99, ms: " + ", ".join(f"{name} {lag:.1f}" for name, lag in lags.items()))
     emit("overhead_p50_ms.c10", float(np.percentile(overheads, 50)), "ms", None, None)
     emit("overhead_p99_ms.c10", float(np.percentile(overheads, 99)), "ms", None, None)
+    emit("overhead_with_hops_p50_ms.c10", float(np.percentile(with_hops, 50)), "ms", None, None)
+    emit("overhead_with_hops_p99_ms.c10", float(np.percentile(with_hops, 99)), "ms", None, None)
     emit("loop_lag_p99_ms", max(v for v in lags.values() if math.isfinite(v)), "ms", None, None)
     asked = len(done.served)
     emit("processes", len(pids), "processes", os.cpu_count(), None)
@@ -185,12 +191,15 @@ async def measure_overhead(client: httpx.AsyncClient, port: int, supervisor: int
     return done
 
 
-async def measure_rps(port: int, work: Path, left_s: float) -> None:
+async def measure_rps(client: httpx.AsyncClient, port: int, work: Path, left_s: float) -> None:
     """Answers a second, ours and a LiteLLM proxy's."""
     url = f"http://127.0.0.1:{port}/inference"
     bodies = inference(load_questions(), return_all=True, top_k=1, use_reward_model=False)
     await load(url, bodies, users=USERS, seconds=WARM_S / 2)
+    unscored = await unscored_total(client)
     ours = await load(url, bodies, users=USERS, seconds=RPS_S)
+    scored = 1 - (await unscored_total(client) - unscored) / max(1, len(ours.served))
+    emit("rps_scored_share", scored, "ratio", None, None)
     latency_s = statistics.median(one.miner_s for one in ours.served)
     text = ours.served[0].body["completion"]
     note(
@@ -228,7 +237,7 @@ async def measure(
             emit("first_answer_s", time.monotonic() - begun if fresh else None, "s", None, None)
             await measure_overhead(client, port, process.pid, load_s)
             if rps:
-                await measure_rps(port, work, BUDGET_S - (time.monotonic() - begun))
+                await measure_rps(client, port, work, BUDGET_S - (time.monotonic() - begun))
 
 
 def main() -> int:

@@ -16,6 +16,7 @@ import httpx
 
 from benchmarks.mesh_user import NotAnswered, User
 
+_UNSCORED = re.compile(r'^coremesh_degraded_total\{part="reward"\} (\S+)$', re.MULTILINE)
 _LAG = re.compile(r'^coremesh_loop_lag_seconds_bucket\{le="([^"]+)"\} (\S+)$', re.MULTILINE)
 
 
@@ -46,6 +47,11 @@ class Served:
     def overhead_s(self) -> float:
         """All the rest."""
         return max(0.0, self.wall_s - self.miner_s - self.models_s)
+
+    @property
+    def own_s(self) -> float:
+        """All but the slowest miner and what gating, filter and reward say they took: the way to them counts too."""
+        return max(0.0, self.wall_s - self.miner_s - self.body["timings"]["models"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +113,12 @@ async def lag_buckets(client: httpx.AsyncClient, url: str) -> dict[float, float]
     """Cumulated counts of a service's event-loop lag, by upper bound in seconds."""
     text = (await client.get(f"{url}/metrics")).text
     return {float(bound): float(count) for bound, count in _LAG.findall(text)}
+
+
+async def unscored_total(client: httpx.AsyncClient) -> float:
+    """Forwards that the querier recorded without rewards since its start."""
+    found = _UNSCORED.search((await client.get("/metrics")).text)
+    return float(found[1]) if found else 0.0
 
 
 def quantile_of(before: dict[float, float], after: dict[float, float], share: float) -> float:
