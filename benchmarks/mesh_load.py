@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import httpx
 
+from benchmarks.mesh_user import NotAnswered, User
+
+_UNSCORED = re.compile(r'^coremesh_degraded_total\{part="reward"\} (\S+)$', re.MULTILINE)
 _LAG = re.compile(r'^coremesh_loop_lag_seconds_bucket\{le="([^"]+)"\} (\S+)$', re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Served:
     """One answered request, in seconds as its user saw it."""
 
     wall_s: float
-    body: dict[str, Any]
+    raw: bytes
+
+    @cached_property
+    def body(self) -> dict[str, Any]:
+        """Read when it is asked for: not while the load lasts."""
+        return json.loads(self.raw)
 
     @property
     def miner_s(self) -> float:
@@ -38,6 +48,11 @@ class Served:
         """All the rest."""
         return max(0.0, self.wall_s - self.miner_s - self.models_s)
 
+    @property
+    def own_s(self) -> float:
+        """All but the slowest miner and what gating, filter and reward say they took: the way to them counts too."""
+        return max(0.0, self.wall_s - self.miner_s - self.body["timings"]["models"])
+
 
 @dataclass(frozen=True, slots=True)
 class Load:
@@ -52,49 +67,58 @@ class Load:
         return len(self.served) / self.seconds
 
 
-async def load(ask: Callable[[], Awaitable[httpx.Response]], *, users: int, seconds: float) -> Load:
-    """``users`` who each ask again as soon as they are answered."""
+async def load(
+    url: str,
+    bodies: Iterable[bytes],
+    *,
+    users: int,
+    seconds: float,
+    headers: dict[str, str] | None = None,
+) -> Load:
+    """``users`` who POST the next of ``bodies`` (round and round) to ``url`` as soon as they are answered."""
     served: list[Served] = []
     failed = 0
+    turn = itertools.cycle(bodies)
     start = time.perf_counter()
 
-    async def user() -> None:
+    async def use() -> None:
         nonlocal failed
+        user = User(url, headers=headers)
         while time.perf_counter() - start < seconds:
-            asked = time.perf_counter()
             try:
-                answer = await ask()
-            except httpx.HTTPError:
+                heard = await user.ask(next(turn))
+            except NotAnswered:
                 failed += 1
                 continue
-            wall_s = time.perf_counter() - asked
-            if answer.status_code == 200:
-                served.append(Served(wall_s, answer.json()))
+            if heard.status == 200:
+                served.append(Served(heard.wall_s, heard.body))
             else:
                 failed += 1
                 await asyncio.sleep(0.05)
+        user.close()
 
-    await asyncio.gather(*(user() for _ in range(users)))
+    await asyncio.gather(*(use() for _ in range(users)))
     return Load(served, failed, time.perf_counter() - start)
 
 
-def inference(
-    client: httpx.AsyncClient, questions: tuple[str, ...], **fields: Any
-) -> Callable[[], Awaitable[httpx.Response]]:
-    """Asks the next question of ``questions``, round and round."""
-    turn: Iterator[str] = itertools.cycle(questions)
-
-    async def ask() -> httpx.Response:
-        body = {"messages": [{"role": "user", "content": next(turn)}], **fields}
-        return await client.post("/inference", json=body)
-
-    return ask
+def inference(questions: Iterable[str], **fields: Any) -> list[bytes]:
+    """Bodies that ask ``/inference`` each of ``questions``."""
+    return [
+        json.dumps({"messages": [{"role": "user", "content": question}], **fields}).encode()
+        for question in questions
+    ]
 
 
 async def lag_buckets(client: httpx.AsyncClient, url: str) -> dict[float, float]:
     """Cumulated counts of a service's event-loop lag, by upper bound in seconds."""
     text = (await client.get(f"{url}/metrics")).text
     return {float(bound): float(count) for bound, count in _LAG.findall(text)}
+
+
+async def unscored_total(client: httpx.AsyncClient) -> float:
+    """Forwards that the querier recorded without rewards since its start."""
+    found = _UNSCORED.search((await client.get("/metrics")).text)
+    return float(found[1]) if found else 0.0
 
 
 def quantile_of(before: dict[float, float], after: dict[float, float], share: float) -> float:

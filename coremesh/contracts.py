@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StringConstraints
+
+from coremesh.types import finite
 
 Role = Literal["system", "user", "assistant"]
 Content = Annotated[str, StringConstraints(min_length=1)]
@@ -21,6 +24,30 @@ class ChatMessage(Contract):
 
     role: Role = Field(description="system, user or assistant")
     content: Content = Field(description="text, not empty")
+
+
+TOOK_HEADER = "coremesh-took"
+
+
+def took(seconds: float) -> dict[str, str]:
+    """The header by which a service says how long it worked on an answer, waiting for its models included."""
+    return {TOOK_HEADER: f"{seconds:.6f}"}
+
+
+class Timed(Contract):
+    """An answer with what came of TOOK_HEADER beside it; it is no part of the answer."""
+
+    _took_s: float = PrivateAttr(0.0)
+
+    @property
+    def took_s(self) -> float:
+        """Seconds that the service itself says it took; 0 where it does not."""
+        return self._took_s
+
+    def after(self, header: str) -> None:
+        """Note what the header says. What is no number counts as nothing."""
+        with suppress(ValueError):
+            self._took_s = max(0.0, finite(float(header)) or 0.0)
 
 
 Messages = Annotated[tuple[ChatMessage, ...], Field(min_length=1)]
@@ -42,7 +69,7 @@ class ScoreRequest(Contract):
     deadline_s: float | None = Field(None, gt=0, le=600, description="the caller's deadline for miners")
 
 
-class ScoreResponse(Contract):
+class ScoreResponse(Timed):
     """Expected rewards, aligned with ``uids``; ``chosen`` are uids, best first."""
 
     uids: tuple[int, ...]
@@ -84,7 +111,7 @@ class RewardRequest(Contract):
     )
 
 
-class RewardResponse(Contract):
+class RewardResponse(Timed):
     """Aligned with the completions. ``raw`` and ``normalised`` per function, ``masks`` per mask in [0, 1].
 
     All of it is finite. The event records ``raw`` under the functions' names, ``masks`` under ``mask:<name>``
@@ -110,7 +137,7 @@ class FilterRequest(Contract):
     texts: tuple[str, ...] = Field(min_length=1, max_length=4096)
 
 
-class FilterResponse(Contract):
+class FilterResponse(Timed):
     """Aligned with the texts. ``active`` is false when no safety filter is configured: then all are safe."""
 
     safe: tuple[bool, ...]
@@ -169,6 +196,10 @@ class Timings(Contract):
     query: float = 0.0
     reward: float = 0.0
     total: float = 0.0
+    models: float = Field(
+        0.0,
+        description="of filter, gating and reward: what those services say they took, without the way to them",
+    )
 
 
 class InferenceResponse(Contract):

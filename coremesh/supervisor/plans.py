@@ -12,6 +12,9 @@ from coremesh.supervisor.process import Plan
 from coremesh.supervisor.redis_binary import redis_executable
 
 CHAIN_PORT = 9944
+NICE = {"weights": 5, "trainer": 5}
+"""They can wait: the querier, which users wait for, need not queue for a core behind them. Models step back by
+themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +143,7 @@ def plans(options: Options) -> list[Plan]:
             ready=f"http://{_reachable(options.host)}:{port}/readyz",
             port=port,
             environment=shared,
+            nice=NICE.get(name, 0),
         )
 
     result: list[Plan] = []

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 EXIT_BAD_SETTING = 2
@@ -28,11 +29,15 @@ class Plan:
     ready: str
     port: int = 0
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    nice: int = 0
+    """How much it steps back for the others when they share few cores; 0 to 19."""
     stop_s: float = 12.0
 
 
 class Supervised:
-    """A process in a session of its own, so that all it ever started can be stopped with it.
+    """A process in a group of its own, so that all it ever started can be stopped with it.
+
+    Not in a session of its own: Linux gives sessions equal shares of the machine, and ``nice`` would mean nothing.
 
     Its output goes to a log file. It dies with the supervisor, even when that is killed (Linux).
     """
@@ -68,8 +73,8 @@ class Supervised:
                 stdout=output,
                 stderr=output,
                 env={**os.environ, **self.plan.environment},
-                start_new_session=True,
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+                process_group=0,
+                preexec_fn=partial(_in_child, self.plan.nice),
             )
         self.started_at = time.monotonic()
 
@@ -90,7 +95,7 @@ class Supervised:
         return len(self._deaths) == 5 and self._deaths[-1] - self._deaths[0] < 60
 
     async def stop(self) -> None:
-        """SIGTERM, time to drain, then SIGKILL to the whole session."""
+        """SIGTERM, time to drain, then SIGKILL to the whole group."""
         process = self.process
         if process is None:
             return
@@ -123,5 +128,7 @@ class Supervised:
         return plain[-1] if plain else ""
 
 
-def _die_with_parent() -> None:  # pragma: no cover - runs in the child
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def _in_child(nice: int) -> None:  # pragma: no cover - runs in the child
+    os.nice(nice)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

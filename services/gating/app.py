@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
-from fastapi import Depends, FastAPI, Response
+from fastapi import Depends, FastAPI, Request, Response
 
-from coremesh.contracts import HeadResponse, ScoreRequest, ScoreResponse
+from coremesh.contracts import HeadResponse, ScoreRequest, ScoreResponse, took
 from coremesh.history.redis import RedisHistory
 from coremesh.service import Health, Loops, create_app
 from coremesh.service.auth import refuse_open_bind, require_token
 from coremesh.service.gpu import watch_gpus
 from coremesh.service.metrics import watch_fold
+from coremesh.service.route import short_route
 from coremesh.settings import (
     ChainSettings,
     GatingSettings,
@@ -30,7 +32,6 @@ from services.gating.batching import BatchingEncoder
 from services.gating.encoder import TextEncoder
 from services.gating.generation import FOLD, NEXT, ROLE, Generations
 from services.gating.learning import GatingLearning
-from services.gating.route import short_route
 from services.gating.service import GatingService
 from services.gating.snapshot import RollBook
 
@@ -97,10 +98,12 @@ def create_gating_app(settings: Settings, encoder: TextEncoder, loops: Loops, he
     allow = require_token(token)
     guard = [Depends(allow)]
 
-    async def score(request: ScoreRequest) -> Response:
+    async def score(request: ScoreRequest, http: Request) -> Response:
         # Serialised here: FastAPI would validate hundreds of scores once more on every request.
+        began = time.perf_counter()
         answer = await service.score(request)
-        return Response(answer.model_dump_json(), media_type="application/json")
+        headers = took(time.perf_counter() - began)
+        return Response(answer.model_dump_json(), media_type="application/json", headers=headers)
 
     app.router.add_api_route(
         "/score",
@@ -109,7 +112,7 @@ def create_gating_app(settings: Settings, encoder: TextEncoder, loops: Loops, he
         dependencies=guard,
         summary="Whom to ask for a prompt?",
         response_model=ScoreResponse,
-        route_class_override=short_route(ScoreRequest, allow, score),
+        route_class_override=short_route(ScoreRequest, score, allow=allow),
     )
 
     @app.get("/head", dependencies=guard, summary="What has been learnt?")

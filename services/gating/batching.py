@@ -15,6 +15,7 @@ from prometheus_client import Gauge, Histogram
 
 from coremesh.errors import Busy, ServiceUnavailable
 from coremesh.service.metrics import BUCKETS_S
+from coremesh.service.priority import step_back
 from services.gating.encoder import TextEncoder
 
 QUEUE_DEPTH = Gauge("coremesh_gating_queue_depth", "Prompts that wait for the encoder")
@@ -26,6 +27,9 @@ TAKEN_PROMPTS = Histogram(
     "Prompts that the encoder takes at once",
     buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024),
 )
+
+STEP_BACK = 5
+"""Less than reward's models: users wait for gating first, and not for long."""
 
 
 class EmbeddingCache:
@@ -173,6 +177,7 @@ class BatchingEncoder:
     # -- on the worker thread
 
     def _run(self) -> None:
+        step_back(STEP_BACK)
         try:
             while batch := self._take():
                 try:

@@ -45,7 +45,7 @@ class Access:
 
     async def asker(self, request: Request) -> AsyncIterator[Caller]:
         """Who asks, counted against its limits until the answer has been sent. Raises Busy too."""
-        async with self._counted(request) as caller:
+        async with self.counted(request) as caller:
             yield caller
 
     async def operator(self, request: Request) -> None:
@@ -63,7 +63,7 @@ class Access:
     async def operator_or_hotkey(self, request: Request) -> AsyncIterator[Caller]:
         """An operator, or the hotkey that signed, counted as an asker."""
         if is_signed(request):
-            async with self._counted(request) as caller:
+            async with self.counted(request) as caller:
                 yield caller
         else:
             await self.operator(request)
@@ -78,7 +78,8 @@ class Access:
         return True
 
     @asynccontextmanager
-    async def _counted(self, request: Request) -> AsyncIterator[Caller]:
+    async def counted(self, request: Request) -> AsyncIterator[Caller]:
+        """``asker`` for who is no dependency of FastAPI's."""
         caller = await self._identify(request)
         try:
             ticket = await self._admission.enter(caller)

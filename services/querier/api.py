@@ -21,6 +21,7 @@ from coremesh.contracts import (
 from coremesh.events import ForwardEvent
 from coremesh.history import History
 from coremesh.history.recorder import Recorder
+from coremesh.service.route import short_route
 from services.querier import views
 from services.querier.access import Access, hung_up
 from services.querier.book import Book
@@ -46,18 +47,32 @@ def routes(
     router = APIRouter()
     reads = APIRouter(dependencies=[Depends(access.caller)])
 
-    @router.post(
-        "/inference", summary="Ask the network", tags=["inference"], response_model=InferenceResponse
-    )
-    async def inference(
-        request: InferenceRequest, http: Request, caller: Caller = Depends(access.asker)
-    ) -> Response:
+    async def answered(request: InferenceRequest, http: Request, caller: Caller) -> Response:
         query = limits.inference(request, caller)
         async with slots.take(caller.priority, partial(hung_up, http)):
             answer = await forwarder.ask(query, within_s=limits.patience_s(query))
         # Written here: FastAPI would validate and rebuild what is of the right shape already.
         told = views.inference(answer, every=request.return_all)
         return Response(told.model_dump_json(), media_type="application/json")
+
+    async def inference(
+        request: InferenceRequest, http: Request, caller: Caller = Depends(access.asker)
+    ) -> Response:
+        return await answered(request, http, caller)
+
+    async def short(request: InferenceRequest, http: Request) -> Response:
+        async with access.counted(http) as caller:
+            return await answered(request, http, caller)
+
+    router.add_api_route(
+        "/inference",
+        inference,
+        methods=["POST"],
+        summary="Ask the network",
+        tags=["inference"],
+        response_model=InferenceResponse,
+        route_class_override=short_route(InferenceRequest, short),
+    )
 
     @router.post(
         "/forward",
@@ -107,6 +122,6 @@ def routes(
     async def metagraph() -> MetagraphResponse:
         return views.metagraph(snapshot)
 
-    _ = (inference, forward, events, miners, metagraph)
+    _ = (forward, events, miners, metagraph)
     router.include_router(reads)
     return router

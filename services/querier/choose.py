@@ -35,6 +35,8 @@ class Choice:
     """Drawn uniformly: each available miner was as likely as any other."""
     propensity: tuple[float, ...] = ()
     """How likely each was to be asked, aligned with ``neurons``; empty when it is not known."""
+    took_s: float = 0.0
+    """What gating says it took."""
 
 
 class Chooser:
@@ -123,6 +125,7 @@ def _by_gating(available: Sequence[Neuron], answer: ScoreResponse, sample: bool)
         degraded=False,
         random=sample and _is_uniform(answer, len(available)),
         propensity=tuple(propensity[uid] for uid in uids) if propensity else (),
+        took_s=answer.took_s,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
@@ -31,6 +32,9 @@ log = structlog.get_logger(__name__)
 SLACK_S = 1.0
 """How much longer than the miners' timeout a fan-out may last. What is still open then was held up by
 ourselves (a miner's own time is kept by the client), so it is left out of the event and charged to nobody."""
+AFTERWARDS_S = 0.02
+"""How long everything that follows an answer waits. Under load several are due at once, and all of their callers are
+answered before the event loop turns to late completions and to events."""
 NO_REWARD_MODEL = "gating"
 """The stack version of rewards that are gating scores."""
 
@@ -66,8 +70,10 @@ class Forward:
     ``answer`` gives an Answer, or raises NoMinerAvailable, NoCompletion, UnsafeMessage or FilterAway.
     """
 
-    def __init__(self, parts: Parts, query: Query) -> None:
+    def __init__(self, parts: Parts, query: Query, *, crowded: Callable[[], bool] = lambda: False) -> None:
+        """While it is ``crowded`` here, completions whose caller has its answer already go without rewards."""
         self.query = query
+        self._crowded = crowded
         self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         # A caller may have gone: its error is then nobody's.
         self.answer.add_done_callback(lambda f: f.cancelled() or f.exception())
@@ -84,6 +90,7 @@ class Forward:
         self._failure: BaseException | None = None
         self._arrived = asyncio.Event()
         self._collected = asyncio.Event()
+        self._models_s = 0.0
         self._trace = ""
 
     @property
@@ -153,9 +160,14 @@ class Forward:
                         uid=answer.neuron.uid, hotkey=answer.neuron.hotkey, reward=answer.reward(best) or 0.0
                     )
                 self.answer.set_result(answer)
+                await asyncio.sleep(AFTERWARDS_S)
             await self._collected.wait()
-            if list(judged.indices) != self._replies.good() or self._owes_rewards(judged):
-                judged = await self._judge(late=True)
+            owing = self._owes_rewards(judged)
+            crowded = owing and self._crowded()
+            if crowded:
+                self._degraded.add("reward")
+            if list(judged.indices) != self._replies.good() or (owing and not crowded):
+                judged = await self._judge(late=not crowded)
                 best = self._best(judged)
         finally:
             collecting.cancel()
@@ -192,11 +204,14 @@ class Forward:
                         degraded=self._choice.degraded,
                         head_version=self._choice.head_version,
                     )
+                self._models_s = self._choice.took_s
                 if self._choice.degraded:
                     self._degraded.add("gating")
             if filtering is not None:
                 with self._watch.stage("filter"):
                     safety = await filtering
+                # Both were asked at once.
+                self._models_s = max(self._models_s, safety.took_s)
                 if not safety.judged:
                     self._degraded.add("filter")
                     if query.must_filter:
@@ -297,6 +312,7 @@ class Forward:
                 timeout_s=query.reward_timeout_s,
             )
             span.set(stack=verdict.stack_version, scored=verdict.rewards is not None)
+        self._models_s += verdict.took_s
         self._degraded |= verdict.degraded
         if not self._parts.rewarding and self._choice.gating:
             given = tuple(self._choice.gating[i] for i in indices)
@@ -345,6 +361,7 @@ class Forward:
                 query=seconds.get("query", 0.0),
                 reward=seconds.get("reward", 0.0),
                 total=self._watch.total,
+                models=self._models_s,
             ),
             degraded=tuple(sorted(self._degraded)),
         )

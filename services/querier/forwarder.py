@@ -32,7 +32,7 @@ class Forwarder:
         """Start a query; the task ends when its event is recorded. Raises Busy when too many are in flight."""
         if len(self._running) >= self._most:
             raise Busy(f"{len(self._running)} queries of the network are in flight")
-        forward = Forward(self._parts, query)
+        forward = Forward(self._parts, query, crowded=self._crowded)
         task = asyncio.create_task(forward.run(), name=f"forward-{query.id}")
         self._running[task] = forward
         FORWARDS_IN_FLIGHT.set(len(self._running))
@@ -66,6 +66,10 @@ class Forwarder:
             forward.cut()
         if self._running:
             await asyncio.wait(self._running, timeout=CUT_GRACE_S)
+
+    def _crowded(self) -> bool:
+        """Whether rewards that no caller waits for would soon cost callers their place."""
+        return len(self._running) > self._most // 2
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.pop(task, None)

@@ -51,6 +51,8 @@ class Verdict:
     stack_version: str = ""
     stats_version: int = 0
     degraded: frozenset[str] = frozenset()
+    took_s: float = 0.0
+    """What the service says it took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ class Safety:
     safe: tuple[bool, ...]
     judged: bool = True
     active: bool = False
+    took_s: float = 0.0
 
 
 class Judge:
@@ -84,11 +87,11 @@ class Judge:
             return Safety(everything, judged=False)
         if not answer.active:
             self._no_filter_until = time.monotonic() + NO_FILTER_S
-            return Safety(everything)
+            return Safety(everything, took_s=answer.took_s)
         if len(answer.safe) != len(texts):
             log.warning("nothing filtered", reason="the filter's answer has another length")
             return Safety(everything, judged=False)
-        return Safety(answer.safe, active=True)
+        return Safety(answer.safe, active=True, took_s=answer.took_s)
 
     async def judge(
         self,
@@ -118,16 +121,18 @@ class Judge:
                 if scored is None:
                     degraded.add("reward")
             safe: tuple[bool, ...] = (True,) * len(completions)
+            took_s = scored.took_s if scored is not None else 0.0
             if filtering is not None:
                 safety = await filtering
                 safe = safety.safe
+                took_s = max(took_s, safety.took_s)
                 if not safety.judged:
                     degraded.add("filter")
         finally:
             if filtering is not None:
                 filtering.cancel()
         if scored is None:
-            return Verdict(rewards=None, safe=safe, degraded=frozenset(degraded))
+            return Verdict(rewards=None, safe=safe, degraded=frozenset(degraded), took_s=took_s)
         masks = {MASK_PREFIX + name: values for name, values in scored.masks.items()}
         parts = {**scored.raw, **masks, **scored.extra}
         return Verdict(
@@ -137,6 +142,7 @@ class Judge:
             stack_version=scored.stack_version,
             stats_version=scored.stats_version,
             degraded=frozenset(degraded),
+            took_s=took_s,
         )
 
     async def _score(

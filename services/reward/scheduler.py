@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import structlog
 
 from coremesh.errors import Busy, DeadlineExceeded, Unavailable
+from coremesh.service.priority import step_back
 from services.reward import metrics
 from services.reward.engine.turns import giving_way
 from services.reward.work import Op
@@ -33,6 +34,8 @@ UNWELL_AFTER = 8
 TRACED_FAILURES = 2
 QUIET_S = 10.0
 """So long after the last interactive request training has the device to itself."""
+STEP_BACK = 10
+"""Lower than anything else that users wait for on the same machine: models take all that they are given."""
 LINGER_S = 0.003
 """So long the thread stays with a user's request between two ops of it."""
 
@@ -231,6 +234,7 @@ class Scheduler:
     # The compute thread.
 
     def _work(self) -> None:
+        step_back(STEP_BACK)
         try:
             with giving_way(self._give_way):
                 while len(step := self._take()) > 0:

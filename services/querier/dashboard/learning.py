@@ -48,24 +48,26 @@ def lesson(event: ForwardEvent) -> Lesson | None:
     The mean is Hajek's estimate: each of the asked counts 1/propensity, so that a choice which favours good miners does
     not look like good luck. Without propensities only a uniform sample tells.
     """
-    n = len(event.uids)
-    rewards = np.where(event.status == Status.OK, event.rewards, 0.0).astype(np.float64)
-    if n < 2 or len(event.gating) != n or not np.isfinite(event.rewards).any():
+    # Without numpy: of ten numbers each of its dozen steps would take as long as all of this.
+    given, shares = event.rewards.tolist(), event.propensity.tolist()
+    gating: list[float] = event.gating.tolist()
+    n = len(given)
+    if n < 2 or len(gating) != n or not any(map(math.isfinite, given)):
         return None
-    rewards = np.nan_to_num(rewards, nan=0.0, posinf=0.0, neginf=0.0)
-    shares = event.propensity.astype(np.float64)
-    if len(shares) == n and bool(np.isfinite(shares).all()) and bool((shares > 0).all()):
-        weights = 1.0 / shares
+    ok = (status == Status.OK for status in event.status.tolist())
+    rewards = [r if good and math.isfinite(r) else 0.0 for r, good in zip(given, ok, strict=True)]
+    if len(shares) == n and all(0.0 < share < math.inf for share in shares):
+        weights = [1.0 / share for share in shares]
     elif event.flags & Flag.RANDOM_SAMPLE:
-        weights = np.ones(n)
+        weights = [1.0] * n
     else:
         return None
-    gating = np.nan_to_num(event.gating, nan=-math.inf)
+    first = max(range(n), key=lambda i: -math.inf if math.isnan(gating[i]) else gating[i])
     return Lesson(
         event.time_ms,
-        float(rewards[int(gating.argmax())]),
-        float((weights * rewards).sum() / weights.sum()),
-        float(rewards.max()),
+        rewards[first],
+        sum(w * r for w, r in zip(weights, rewards, strict=True)) / sum(weights),
+        max(rewards),
         event.head_version,
     )
 

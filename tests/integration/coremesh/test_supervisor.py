@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -151,3 +152,16 @@ asyncio.run(Supervisor([plan], Path({str(tmp_path)!r})).run(asyncio.Event()))
     while alive(pid):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+async def test_what_can_wait_steps_back_for_the_others(tmp_path: Path) -> None:
+    code = "import os, time; print(os.getpriority(os.PRIO_PROCESS, 0), 'ready', flush=True); time.sleep(600)"
+    plans = [talker("miners", code), replace(talker("weights", code), nice=3)]
+    supervisor = Supervisor(plans, tmp_path)
+    stop = asyncio.Event()
+    running = asyncio.create_task(supervisor.run(stop))
+    await wait_until(lambda: all(process.ready for process in supervisor.processes))
+    own, lowered = (int(process.last_words().split()[0]) for process in supervisor.processes)
+    assert lowered == min(19, own + 3)
+    stop.set()
+    await running

@@ -75,6 +75,7 @@ async def publish(history: RedisHistory, new: Metagraph, old: Metagraph | None =
 async def post(client: httpx.AsyncClient, **body: Any) -> dict[str, Any]:
     answer = await client.post("/score", json=body)
     assert answer.status_code == 200, answer.text
+    assert float(answer.headers["coremesh-took"]) > 0
     return answer.json()
 
 

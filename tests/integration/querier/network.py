@@ -135,6 +135,10 @@ def make_metagraph(miners: list[Miner], ports: list[int], *, block: int = 7, tim
     )
 
 
+TOOK_S = {"gating": 0.25, "reward": 0.5}
+"""What the services say they took."""
+
+
 @dataclass
 class FakeServices:
     """gating, reward and weights over real HTTP, doing what a test tells them.
@@ -173,7 +177,8 @@ class FakeServices:
             return {}
 
         @app.post("/score")
-        async def score(request: contracts.ScoreRequest) -> contracts.ScoreResponse:
+        async def score(request: contracts.ScoreRequest, response: Response) -> contracts.ScoreResponse:
+            response.headers.update(contracts.took(TOOK_S["gating"]))
             await self._enter("gating")
             self.score_requests.append(request)
             uids = request.uids or ()
@@ -193,7 +198,8 @@ class FakeServices:
             )
 
         @app.post("/reward")
-        async def reward(request: contracts.RewardRequest) -> contracts.RewardResponse:
+        async def reward(request: contracts.RewardRequest, response: Response) -> contracts.RewardResponse:
+            response.headers.update(contracts.took(TOOK_S["reward"]))
             await self._enter("reward")
             if self.busy:
                 self.busy -= 1

@@ -175,3 +175,23 @@ async def test_stopping_does_not_wait_for_miners_for_ever_nor_charge_them(world:
     event = await world.event(body["event_id"])
     assert list(event.uids) == [1]
     assert event.scored
+
+
+async def test_when_it_is_crowded_rewards_that_nobody_waits_for_are_left_out(world: World) -> None:
+    gate = asyncio.Event()
+    miners = await world.miners(says(GOOD), held(gate, BETTER))
+    client = await world.querier(querier={"max_concurrent": 1})
+    for n in range(3):
+        assert (await ask(client, use_reward_model=False, timeout=50)).json()["degraded"] == []
+        await wait_until(lambda n=n: len(miners[1].asked) == n + 1)
+    gate.set()
+    await wait_until(lambda: recorded(world, 3))
+    unscored = [event for event in await world.forwards() if not event.scored]
+    assert unscored
+    assert {event.degraded for event in unscored} == {("reward",)}
+    body = (await ask(client, use_reward_model=False)).json()
+    assert (await world.event(body["event_id"])).scored
+
+
+async def recorded(world: World, count: int) -> bool:
+    return len(await world.forwards()) == count

@@ -11,7 +11,7 @@ from coremesh.events import Flag, Message
 from coremesh.types import hotkey_digests
 from coremesh.wire.status import Status
 from tests.integration.querier.conftest import World, ask
-from tests.integration.querier.network import answers, held, says
+from tests.integration.querier.network import TOOK_S, answers, held, says
 from tests.wait import wait_until
 
 GOOD = "Because air scatters blue light more than red light."
@@ -25,7 +25,7 @@ async def test_the_best_rewarded_completion_wins_and_the_event_says_how(world: W
     assert response.status_code == 200
     body = response.json()
     timings = body.pop("timings")
-    assert set(timings) == {"filter", "gating", "query", "reward", "total"}
+    assert set(timings) == {"filter", "gating", "query", "reward", "total", "models"}
     assert 0 < timings["query"] <= timings["total"]
     completions = body.pop("completions")
     event_id = body.pop("event_id")
@@ -111,6 +111,12 @@ async def test_without_rewards_the_first_good_one_in_gating_order_is_given_and_t
     event = await world.event(body["event_id"])
     assert event.scored
     assert event.rewards[1:].tolist() == pytest.approx([len(GOOD) / 100, len(BETTER) / 100])
+
+
+async def test_what_the_models_took_is_told_as_they_say_it(world: World) -> None:
+    await world.miners(says(GOOD))
+    body = (await ask(await world.querier())).json()
+    assert body["timings"]["models"] == TOOK_S["gating"] + TOOK_S["reward"]
 
 
 async def test_private_requests_leave_no_text(world: World) -> None:

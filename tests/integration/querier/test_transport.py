@@ -220,6 +220,24 @@ async def test_so_many_connections_and_no_more() -> None:
         assert peer.connections == 2
 
 
+async def test_who_waits_in_a_slow_service_is_not_in_the_way_of_calls_to_another() -> None:
+    transport = HttptoolsTransport(idle_s=20, most=1)
+    async with calling(never, transport) as (slow, peer):
+        stuck = asyncio.create_task(slow.filter(ASKED, LONG))
+        await wait_until(lambda: peer.requests)
+        async with calling(well, transport) as (other, _):
+            assert await other.filter(ASKED, LONG) == SAFE
+        with pytest.raises(ServiceUnavailable):
+            await stuck
+
+
+@pytest.mark.parametrize(("said", "took_s"), [("0.25", 0.25), ("soon", 0.0), ("nan", 0.0), ("-1", 0.0)])
+async def test_what_a_service_says_it_took(said: str, took_s: float) -> None:
+    answer = ANSWER.replace(b"\r\n", f"\r\ncoremesh-took: {said}\r\n".encode(), 1)
+    async with calling(says(answer)) as (reward, _):
+        assert (await reward.filter(ASKED, LONG)).took_s == took_s
+
+
 async def test_connections_kept_too_long_or_too_many_are_closed() -> None:
     async with calling(well, HttptoolsTransport(idle_s=20, most_idle=2)) as (reward, peer):
         await asyncio.gather(*(reward.filter(ASKED, LONG) for _ in range(5)))

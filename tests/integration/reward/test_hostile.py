@@ -77,6 +77,7 @@ async def test_nothing_brings_it_down_or_makes_it_grow(tmp_path: Path):
             await everything()
         grown = resident() - before
         well = await client.post("/reward", json=ask(QUESTION, [GOOD]))
+        assert float(well.headers["coremesh-took"]) > 0
     assert well.status_code == 200
     assert grown < GROWTH, f"{grown / 2**20:.0f} MiB more than before"
 

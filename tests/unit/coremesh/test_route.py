@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager
 
 import httpx
 import pytest
-from fastapi import Depends, FastAPI, Response
+from fastapi import Depends, FastAPI, Request, Response
 
 from coremesh.contracts import ScoreRequest, ScoreResponse
 from coremesh.service import Health, create_app
 from coremesh.service.auth import require_token
-from services.gating.route import short_route
+from coremesh.service.route import short_route
 
 BODIES = [
     b'{"text": "x"}',
@@ -52,7 +52,7 @@ BODIES = [
 ]
 
 
-async def answer(request: ScoreRequest) -> Response:
+async def answer(request: ScoreRequest, http: Request) -> Response:
     return Response(
         ascii(request), media_type="text/plain"
     )  # a lone surrogate among it cannot be written in UTF-8
@@ -72,7 +72,7 @@ def app_with(token: str, *, short: bool) -> FastAPI:
         methods=["POST"],
         dependencies=[Depends(allow)],
         response_model=ScoreResponse,
-        route_class_override=short_route(ScoreRequest, allow, answer) if short else None,
+        route_class_override=short_route(ScoreRequest, answer, allow=allow) if short else None,
     )
     return app
 
