@@ -9,7 +9,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
+import msgspec
 from fastapi import Depends, FastAPI, Response
+from fastapi.routing import APIRoute
 
 from coremesh.contracts import HeadResponse, ScoreRequest, ScoreResponse
 from coremesh.history.redis import RedisHistory
@@ -30,7 +32,7 @@ from services.gating.batching import BatchingEncoder
 from services.gating.encoder import TextEncoder
 from services.gating.generation import FOLD, NEXT, ROLE, Generations
 from services.gating.learning import GatingLearning
-from services.gating.route import short_route
+from services.gating.route import take_short_way
 from services.gating.service import GatingService
 from services.gating.snapshot import RollBook
 
@@ -100,7 +102,7 @@ def create_gating_app(settings: Settings, encoder: TextEncoder, loops: Loops, he
     async def score(request: ScoreRequest) -> Response:
         # Serialised here: FastAPI would validate hundreds of scores once more on every request.
         answer = await service.score(request)
-        return Response(answer.model_dump_json(), media_type="application/json")
+        return Response(msgspec.json.encode(answer.__dict__), media_type="application/json")
 
     app.router.add_api_route(
         "/score",
@@ -109,8 +111,10 @@ def create_gating_app(settings: Settings, encoder: TextEncoder, loops: Loops, he
         dependencies=guard,
         summary="Whom to ask for a prompt?",
         response_model=ScoreResponse,
-        route_class_override=short_route(ScoreRequest, allow, score),
     )
+    route = app.router.routes[-1]
+    assert isinstance(route, APIRoute)
+    take_short_way(app, route, ScoreRequest, allow, score)
 
     @app.get("/head", dependencies=guard, summary="What has been learnt?")
     async def head() -> HeadResponse:
