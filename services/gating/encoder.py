@@ -102,7 +102,7 @@ class SentenceEncoder:
         self._forward = Forward(
             model.to(device).eval().requires_grad_(False),
             self.pooling,
-            pad_token=self._tokenizer.pad_token_id,
+            pad_token=int(self._tokenizer.pad_token_id or 0),
             budget=token_budget,
             packed=packed,
             on_batch=BATCH_TOKENS.observe,

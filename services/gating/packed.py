@@ -55,14 +55,15 @@ class PackedBody:
             weight, bias = torch.cat([one.weight for one in parts]), torch.cat([one.bias for one in parts])
             self._layers.append((weight, bias, layer))
         self._device = self._layers[0][0].device
-        self._attention = attention or ("equal" if self._device.type == "cpu" else "similar")
+        chosen: Attention = "equal" if self._device.type == "cpu" else "similar"
+        self._attend = _ATTENTION[attention or chosen]
 
     def pack(self, texts: Sequence[Sequence[int]]) -> Pack:
         """Token ids of texts (longest first, each with a token) made ready."""
         lengths = np.array([len(text) for text in texts])
         ids = np.concatenate([np.asarray(text, dtype=np.int64) for text in texts])
         both = torch.from_numpy(np.stack([ids, self._positions(ids, lengths)])).to(self._device)
-        attend = _ATTENTION[self._attention](lengths.tolist(), self._heads, self._device)
+        attend = self._attend(lengths.tolist(), self._heads, self._device)
         return Pack(both[0], both[1], torch.from_numpy(lengths).to(self._device), attend)
 
     def __call__(self, pack: Pack) -> torch.Tensor:
