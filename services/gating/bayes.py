@@ -291,8 +291,8 @@ class BayesHead:
                 variance[:, known] = (products @ self._cov[:used].reshape(used, p * p).T)[:, found]
             else:
                 variance[:, known] = products @ self._cov[found].reshape(-1, p * p).T
-            if (trust := self._memory.trust) >= LEAST_TRUST:
-                mean[:, known] += trust * (unit(embeddings) @ self._memory.weights[:used].T)[:, found]
+            if self._memory.slopes.max() >= LEAST_TRUST:
+                mean[:, known] += (self._recall(embeddings) @ self._memory.weights[:used].T)[:, found]
         return mean, np.sqrt(np.clip(variance, 1e-9, None))
 
     def outlook(self, hotkeys: np.ndarray) -> Outlook:
@@ -300,16 +300,21 @@ class BayesHead:
         rows = self._index.find(hotkeys)  # -1 is the last of each
         weights = np.vstack([self._mean[: self._index.used], self._prior_mean])[rows]
         variance = Covariances(self._cov, self._prior_cov, rows)
-        basis, p, trust = self.basis, self.basis.size, self._memory.trust
-        if trust < LEAST_TRUST:
+        basis, p = self.basis, self.basis.size
+        if self._memory.slopes.max() < LEAST_TRUST:
             return Outlook(basis.features, weights, variance)
         nothing = np.zeros(self.dim, dtype=np.float32)
-        remembered = trust * np.vstack([self._memory.weights[: self._index.used], nothing])[rows]
+        remembered = np.vstack([self._memory.weights[: self._index.used], nothing])[rows]
         return Outlook(
-            lambda embeddings: np.hstack([basis.features(embeddings), unit(embeddings)]),
+            lambda embeddings: np.hstack([basis.features(embeddings), self._recall(embeddings)]),
             np.hstack([weights, remembered]),
             lambda x: variance(x[:p]),
         )
+
+    def _recall(self, embeddings: np.ndarray) -> np.ndarray:
+        """Unit embeddings [b, d], as long as the memory is to be believed of them."""
+        z = unit(embeddings)
+        return z * self._memory.trust(z)[:, None]
 
     @property
     def features(self) -> int:

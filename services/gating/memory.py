@@ -3,11 +3,14 @@
 A subnet whose prompts come again, or whose miners differ in finer things than the kept components tell, leaves
 residuals that a prompt's whole embedding explains. Every hotkey has a ridge regression of them; all share one inverse
 design, as if each had been asked in the same share of the steps (as in rls.py). How far it is to be believed is
-learnt too: each prediction is compared with what then came, before it may be learnt from. Where residuals are mere
-noise the trust goes to nothing, and so does the memory's part.
+learnt too: each prediction is compared with what then came, before it may be learnt from; apart for prompts that came
+before and for those that come for the first time, on which a memory is worth much less. Where residuals are mere noise
+the trust goes to nothing, and so does the memory's part.
 """
 
 from __future__ import annotations
+
+from hashlib import blake2b
 
 import numpy as np
 import torch
@@ -18,6 +21,8 @@ _RIDGE = 0.1
 """In observations of a unit-norm embedding: one answer to a prompt is believed to nine tenths."""
 _RATE = 0.02
 _LEAST_SQUARE = 1e-3
+_PROMPTS = 8192
+_LARGEST = 12
 LEAST_TRUST = 0.02
 """Below it the memory is not worth its product."""
 
@@ -28,23 +33,35 @@ class Memory:
     def __init__(self, dim: int) -> None:
         self.inverse = np.eye(dim) / _RIDGE
         self.weights = np.zeros((0, dim), dtype=np.float32)
-        self.agreement = np.zeros(3)
-        """Means of residual * prediction and of prediction squared, and how many steps they are of."""
+        self.agreement = np.zeros((2, 3))
+        """Means of residual * prediction and of prediction squared, and how many steps they are of: of new prompts,
+        and of those that came before."""
+        self._prompts: dict[int, None] = {}
         self.weight = 0.0
         """Observations a hotkey, since the design was last let forget."""
 
     @property
-    def trust(self) -> float:
-        """What predictions are worth, in 0 to 1: the slope of residuals on predictions."""
-        return float(np.clip(self.agreement[0] / (self.agreement[1] + _LEAST_SQUARE), 0.0, 1.0))
+    def slopes(self) -> np.ndarray:
+        """What predictions are worth, in 0 to 1, for new prompts and for others: slopes of residuals on them."""
+        return np.clip(self.agreement[:, 0] / (self.agreement[:, 1] + _LEAST_SQUARE), 0.0, 1.0)
+
+    def trust(self, z: np.ndarray) -> np.ndarray:
+        """What predictions for unit embeddings [b, d] are worth, in 0 to 1: float64 [b]."""
+        return self.slopes[[int(_key(one) in self._prompts) for one in z]]
 
     def learn(self, z: np.ndarray, rows: np.ndarray, residual: np.ndarray, share: float) -> None:
         """From a prompt's unit embedding z [d], the residuals [n] of distinct ``rows`` [n], a ``share`` of all."""
         predicted = self.weights[rows] @ z.astype(np.float32)
-        self.agreement[2] += 1.0
-        rate = max(_RATE, 1.0 / self.agreement[2])
+        key = _key(z)
+        agreement = self.agreement[int(key in self._prompts)]
+        agreement[2] += 1.0
+        rate = max(_RATE, 1.0 / float(agreement[2]))
         now = np.array([float(residual @ predicted), float(predicted @ predicted)]) / rows.size
-        self.agreement[:2] += rate * (now - self.agreement[:2])
+        agreement[:2] += rate * (now - agreement[:2])
+        self._prompts.pop(key, None)
+        self._prompts[key] = None  # the last
+        if len(self._prompts) > _PROMPTS:
+            del self._prompts[next(iter(self._prompts))]
         spread = self.inverse @ z
         along = float(spread @ z)
         s = torch.from_numpy(spread)
@@ -80,7 +97,8 @@ class Memory:
         return {
             "memory_inverse": self.inverse,
             "memory_weights": self.weights[:rows],
-            "memory_agreement": np.r_[self.agreement, self.weight],
+            "memory_agreement": np.r_[self.agreement.ravel(), self.weight],
+            "memory_prompts": np.array(list(self._prompts), dtype=np.uint64),
         }
 
     @classmethod
@@ -88,7 +106,9 @@ class Memory:
         """What ``arrays()`` described."""
         made = cls(arrays["memory_inverse"].shape[0])
         made.inverse, made.weights = arrays["memory_inverse"], arrays["memory_weights"]
-        made.agreement, made.weight = arrays["memory_agreement"][:3], float(arrays["memory_agreement"][3])
+        *agreement, made.weight = arrays["memory_agreement"].tolist()
+        made.agreement = np.array(agreement).reshape(2, 3)
+        made._prompts = dict.fromkeys(arrays["memory_prompts"].tolist())
         return made
 
 
@@ -97,6 +117,13 @@ def unit(embeddings: np.ndarray) -> np.ndarray:
     x = np.asarray(embeddings, dtype=np.float64)
     norm = np.linalg.norm(x, axis=1, keepdims=True)
     return x / np.where(norm > 0, norm, 1.0)
+
+
+def _key(z: np.ndarray) -> int:
+    """Equal for embeddings of one text, though their last bits depend on what was encoded beside it: which entries
+    are the largest."""
+    largest = np.argsort(-np.abs(z), kind="stable")[: min(_LARGEST, z.size // 2)]
+    return int.from_bytes(blake2b(np.sort(largest).astype("<i8").tobytes(), digest_size=8).digest(), "little")
 
 
 def _inverse(matrix: np.ndarray) -> np.ndarray:

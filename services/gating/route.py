@@ -63,7 +63,8 @@ class _ShortWay:
         except ValidationError:
             response = None
         except CoremeshError as error:
-            response = await self._fastapi.exception_handlers[CoremeshError](request, error)
+            handler: Any = self._fastapi.exception_handlers[CoremeshError]
+            response = await handler(request, error)
         if response is None:
             await self._app(scope, _again(heard, receive), send)
         else:

@@ -83,7 +83,22 @@ def test_trust_follows_what_came_true() -> None:
     skill = rng.normal(size=(4, 16))
     for at in range(200):
         memory.learn(np.eye(4)[at % 4], rows, skill[at % 4], 1.0)
-    assert memory.trust > 0.9
+    assert memory.trust(np.eye(4)).min() > 0.9
     for at in range(400):
         memory.learn(np.eye(4)[at % 4], rows, rng.normal(size=16), 1.0)
-    assert memory.trust < 0.3
+    assert memory.trust(np.eye(4)).max() < 0.3
+
+
+def test_new_prompts_are_trusted_by_what_new_prompts_showed() -> None:
+    rng = np.random.default_rng(3)
+    memory, rows, z = Memory(32), np.arange(16), unit(rng.normal(size=(60, 32)))
+    memory.grow(16)
+    skill = rng.normal(size=(60, 16))
+    for _ in range(6):
+        for at in range(50):
+            memory.learn(z[at], rows, skill[at], 1.0)
+    assert memory.trust(z[:50]).min() > 0.5  # 50 prompts in 32 dimensions
+    assert memory.trust(z[:50] + 1e-7).min() > 0.5
+    assert memory.trust(z[50:]).max() < 0.2
+    again = Memory.from_arrays(memory.arrays(16))
+    assert again.trust(z).tolist() == memory.trust(z).tolist()
