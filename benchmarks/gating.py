@@ -178,30 +178,35 @@ def recovery(seeds: list[int]) -> None:
     report(f"recovered.t{RECOVERY_STEPS}", min(shares), "of variance")
 
 
+def auto_of(head: Head, net: Subnet, prompts: int, rng: np.random.Generator) -> tuple[float, float]:
+    """50 uids can be asked: the best reward of those that ``auto`` asks over that of all, and how many it asks."""
+    got = whole = 0.0
+    counts = []
+    for _ in range(prompts):
+        topic, x = net.prompt()
+        uids = rng.choice(net.miners, ASKED, replace=False)
+        step = net.ask(topic, unit(x), uids)
+        mean, std = head.scores(step.embedding[None], step.hotkeys)
+        pick = choose(
+            mean[0], std[0], np.arange(ASKED), "auto", rng=rng, k_max=ASKED, noise=head.noise
+        ).indices
+        answered = np.nan_to_num(step.rewards, nan=0.0) / REWARD_SCALE
+        got += float(answered[pick].max())
+        whole += float(answered.max())
+        counts.append(pick.size)
+    return got / whole, float(np.mean(counts))
+
+
 def auto(seeds: list[int]) -> None:
-    """50 uids can be asked: what is the best reward of those that ``auto`` asks worth, against asking all?"""
+    """See auto_of, after 1,000 steps."""
     kept, asked = [], []
     for noise in (1, 2):
         for seed in seeds:
             net, head = Subnet(seed, noise, dim=DIM), make_head("bayes", DIM)
             learn(head, net, 1000)
-            rng = np.random.default_rng(seed + 2000)
-            got = whole = 0.0
-            counts = []
-            for _ in range(300):
-                topic, x = net.prompt()
-                uids = rng.choice(net.miners, ASKED, replace=False)
-                step = net.ask(topic, unit(x), uids)
-                mean, std = head.scores(step.embedding[None], step.hotkeys)
-                pick = choose(
-                    mean[0], std[0], np.arange(ASKED), "auto", rng=rng, k_max=ASKED, noise=head.noise
-                ).indices
-                answered = np.nan_to_num(step.rewards, nan=0.0) / REWARD_SCALE
-                got += float(answered[pick].max())
-                whole += float(answered.max())
-                counts.append(pick.size)
-            kept.append(got / whole)
-            asked.append(float(np.mean(counts)))
+            share, count = auto_of(head, net, 300, np.random.default_rng(seed + 2000))
+            kept.append(share)
+            asked.append(count)
             note(f"auto: noise {noise} seed {seed} keeps {kept[-1]:.4f} asking {asked[-1]:.1f}")
     report("auto_kept", min(kept), "of best-of-50", 1.0, min(kept))
     report("auto_asked", max(asked), "miners", float(ASKED), ASKED / max(asked))

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
+import msgspec
 from fastapi import Depends, FastAPI, Request, Response
 
 from coremesh.contracts import HeadResponse, ScoreRequest, ScoreResponse, took
@@ -18,7 +19,7 @@ from coremesh.service import Health, Loops, create_app
 from coremesh.service.auth import refuse_open_bind, require_token
 from coremesh.service.gpu import watch_gpus
 from coremesh.service.metrics import watch_fold
-from coremesh.service.route import short_route
+from coremesh.service.route import take_short_way
 from coremesh.settings import (
     ChainSettings,
     GatingSettings,
@@ -103,7 +104,8 @@ def create_gating_app(settings: Settings, encoder: TextEncoder, loops: Loops, he
         began = time.perf_counter()
         answer = await service.score(request)
         headers = took(time.perf_counter() - began)
-        return Response(answer.model_dump_json(), media_type="application/json", headers=headers)
+        told = msgspec.json.encode(answer.__dict__)
+        return Response(told, media_type="application/json", headers=headers)
 
     app.router.add_api_route(
         "/score",
@@ -112,8 +114,8 @@ def create_gating_app(settings: Settings, encoder: TextEncoder, loops: Loops, he
         dependencies=guard,
         summary="Whom to ask for a prompt?",
         response_model=ScoreResponse,
-        route_class_override=short_route(ScoreRequest, score, allow=allow),
     )
+    take_short_way(app, "/score", ScoreRequest, score, allow=allow)
 
     @app.get("/head", dependencies=guard, summary="What has been learnt?")
     async def head() -> HeadResponse:

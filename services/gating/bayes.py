@@ -10,6 +10,8 @@ both is known, which is what choosing and exploring need.
 The basis starts as the constant alone, is refitted every 32 distinct prompts, and is fixed at
 ``basis_prompts``; until then counts and sums of targets are kept for each (hotkey, prompt), so that nothing learnt
 is lost when the basis changes, and memory is bounded.
+
+What these directions leave unexplained is remembered by the whole embedding, as far as that proves right (memory.py).
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import torch
 
 from services.gating.basis import MAX_COMPONENTS, Basis, constant_basis, fit_basis
 from services.gating.early import EarlyPrompts
+from services.gating.memory import LEAST_TRUST, Memory, unit
 from services.gating.outlook import Covariances, Outlook
 from services.gating.pack import HeadFormat, pack, unpack
 from services.gating.rows import RowIndex, grown
@@ -30,6 +33,7 @@ _REFIT_EVERY = 32
 _REFIT_SWEEPS = 5
 _EARLY_SWEEPS = (10, 20, 30, 40)
 _SWEEP_FLOPS = 1.2e7
+_FORGET_EVERY = 500
 _DEGREES = 2.0
 """Degrees of freedom of the prior."""
 _FIRST_NOISE = 0.3
@@ -69,6 +73,7 @@ class BayesHead:
         self._targets = Targets()
         self._noise = _FIRST_NOISE
         self._cursor = 0
+        self._memory = Memory(dim)
         self._reset_prior()
 
     @property
@@ -94,9 +99,11 @@ class BayesHead:
         level = self._level(x, hotkeys, successes(rewards, ok))
         target = self._targets(rewards, successes(rewards, ok), level)
         if target is not None and (told := np.isfinite(target)).any():
-            self._learn(x, hotkeys[told], target[told], prompt)
+            self._learn(x, unit(embedding[None])[0], hotkeys[told], target[told], prompt)
         if self.observations % self.options.sweep_every == 0 or self.observations in _EARLY_SWEEPS:
             self.sweep()
+        if self.options.horizon > 0 and self.observations % _FORGET_EVERY == 0:
+            self._memory.forget(self.options.horizon)
 
     def _level(self, x: np.ndarray, hotkeys: np.ndarray, success: np.ndarray) -> float:
         """Where the head expects the successful to stand relative to all hotkeys it knows."""
@@ -109,11 +116,14 @@ class BayesHead:
         alive = self._seen[: self._index.used] > 0
         return float(expected.mean() - (everyone[alive].mean() if alive.any() else prior))
 
-    def _learn(self, x: np.ndarray, hotkeys: np.ndarray, target: np.ndarray, prompt: int) -> None:
+    def _learn(
+        self, x: np.ndarray, z: np.ndarray, hotkeys: np.ndarray, target: np.ndarray, prompt: int
+    ) -> None:
         rows = self._claim(hotkeys)
         spread = self._cov[rows] @ x
         variance = self._noise + spread @ x
         error = target - self._mean[rows] @ x
+        self._memory.learn(z, rows, error, rows.size / len(self._index))
         self._mean[rows] += spread * (error / variance)[:, None]
         root = spread / np.sqrt(variance)[:, None]
         self._cov[rows] -= root[:, :, None] * root[:, None, :]  # symmetric to the bit
@@ -138,6 +148,7 @@ class BayesHead:
         used = self._index.used
         for name in ("_mean", "_cov", "_gram", "_moment", "_seen", "_since", "_grip"):
             setattr(self, name, grown(getattr(self, name), used))
+        self._memory.grow(used)
         if self._early is not None:
             self._early.grow(used)
 
@@ -148,6 +159,7 @@ class BayesHead:
         for array in (self._gram, self._moment, self._seen, self._since):
             array[rows] = 0.0
         self._grip[rows] = 1.0
+        self._memory.clear(rows)
         if self._early is not None:
             self._early.clear(rows)
 
@@ -177,6 +189,9 @@ class BayesHead:
         self._posterior(np.arange(used))
         for _ in range(_REFIT_SWEEPS):
             self.sweep()
+        counts, residuals = early.residuals(features, self._mean[:used])
+        self._memory.relearn(unit(early.embeddings), counts, residuals)
+        self._memory.grow(self._mean.shape[0])
 
     def _reset_prior(self) -> None:
         p = self.basis.size
@@ -276,13 +291,30 @@ class BayesHead:
                 variance[:, known] = (products @ self._cov[:used].reshape(used, p * p).T)[:, found]
             else:
                 variance[:, known] = products @ self._cov[found].reshape(-1, p * p).T
+            if self._memory.slopes.max() >= LEAST_TRUST:
+                mean[:, known] += (self._recall(embeddings) @ self._memory.weights[:used].T)[:, found]
         return mean, np.sqrt(np.clip(variance, 1e-9, None))
 
     def outlook(self, hotkeys: np.ndarray) -> Outlook:
         """See Head.outlook."""
-        rows = self._index.find(hotkeys)
-        weights = np.vstack([self._mean[: self._index.used], self._prior_mean])[rows]  # -1 is the last
-        return Outlook(self.basis.features, weights, Covariances(self._cov, self._prior_cov, rows))
+        rows = self._index.find(hotkeys)  # -1 is the last of each
+        weights = np.vstack([self._mean[: self._index.used], self._prior_mean])[rows]
+        variance = Covariances(self._cov, self._prior_cov, rows)
+        basis, p = self.basis, self.basis.size
+        if self._memory.slopes.max() < LEAST_TRUST:
+            return Outlook(basis.features, weights, variance)
+        nothing = np.zeros(self.dim, dtype=np.float32)
+        remembered = np.vstack([self._memory.weights[: self._index.used], nothing])[rows]
+        return Outlook(
+            lambda embeddings: np.hstack([basis.features(embeddings), self._recall(embeddings)]),
+            np.hstack([weights, remembered]),
+            lambda x: variance(x[:p]),
+        )
+
+    def _recall(self, embeddings: np.ndarray) -> np.ndarray:
+        """Unit embeddings [b, d], as long as the memory is to be believed of them."""
+        z = unit(embeddings)
+        return z * self._memory.trust(z)[:, None]
 
     @property
     def features(self) -> int:
@@ -335,6 +367,7 @@ class BayesHead:
             "seen": self._seen[:used],
             "since": self._since[:used],
             "grip": self._grip[:used],
+            **self._memory.arrays(used),
             **(self._early.arrays(used) if self._early is not None else {}),
             **self._index.arrays(),
         }
@@ -357,7 +390,9 @@ class BayesHead:
             head._cov, head._gram = _square(arrays["cov"], p), _square(arrays["gram"], p)
             head._moment, head._seen = arrays["moment"], arrays["seen"]
             head._since, head._grip = arrays["since"], arrays["grip"]
-            if head._mean.shape != (used, p) or head.basis.mean.shape != (head.dim,):
+            head._memory = Memory.from_arrays(arrays)
+            fits = head._mean.shape == (used, p) and head._memory.weights.shape == (used, head.dim)
+            if not fits or head.basis.mean.shape != (head.dim,):
                 raise HeadFormat("the arrays of the gating state do not fit together")
             settled = "early_counts" not in arrays
             head._early = None if settled else EarlyPrompts.from_arrays(arrays, head.options.basis_prompts)

@@ -153,11 +153,11 @@ def _order(
     places were filled before the siblings in excess begin."""
     if not groups or k <= 0:
         return ranked, min(max(k, 0), ranked.size)
-    counts: list[dict[int, int]] = [{} for _ in groups]
+    counted: list[tuple[list[int], dict[int, int]]] = [(labels.tolist(), {}) for labels in groups]
 
     def count(index: int) -> None:
-        for labels, seen in zip(groups, counts, strict=True):
-            label = int(labels[index])
+        for labels, seen in counted:
+            label = labels[index]
             if label >= 0:
                 seen[label] = seen.get(label, 0) + 1
 
@@ -168,13 +168,13 @@ def _order(
     for index in ranked.tolist():
         if len(first) == k:
             break
-        if all(
-            seen.get(int(labels[index]), 0) < per_group for labels, seen in zip(groups, counts, strict=True)
-        ):
+        for labels, seen in counted:
+            if seen.get(labels[index], 0) >= per_group:
+                passed.append(index)
+                break
+        else:
             first.append(index)
             count(index)
-        else:
-            passed.append(index)
     looked_at = first + passed
     order = np.concatenate([np.array(looked_at, dtype=np.int64), ranked[len(looked_at) :]])
     return order, len(first)

@@ -117,6 +117,8 @@ class Contest:
         self._k = k
         self._rng = np.random.default_rng(seed)
         self._values: list[list[float]] = []
+        self._prompts: list[int] = []
+        self._labels: dict[bytes, int] = {}
         self.seconds = dict.fromkeys(rules, 0.0)
         """CPU time of each rule, choosing and learning."""
         self.learnt = 0
@@ -125,6 +127,11 @@ class Contest:
     def values(self) -> np.ndarray:
         """Rewards float64 [judged, 2 + rules]."""
         return np.array(self._values, dtype=np.float64).reshape(-1, 2 + len(self._rules))
+
+    @property
+    def prompts(self) -> np.ndarray:
+        """Labels int64 [judged]: events of one prompt have the same. Miners' answers to it are alike each time."""
+        return np.array(self._prompts, dtype=np.int64)
 
     def take(self, event: Event, embedding: np.ndarray | None) -> None:
         """Judge, then learn. ``embedding`` [d] is of what the event told, None for nothing."""
@@ -148,7 +155,7 @@ class Contest:
         """Whether it may be judged by; from now on it is known."""
         if self._known is None:
             return True
-        key = blake2b(embedding.tobytes(), digest_size=16).digest()
+        key = _key(embedding)
         new = key not in self._known
         self._known.add(key)
         return new
@@ -166,6 +173,11 @@ class Contest:
             self.seconds[name] += time.process_time() - start
             row.append(value_of(ranks, rewards, weight, share))
         self._values.append(row)
+        self._prompts.append(self._labels.setdefault(_key(embedding), len(self._labels)))
+
+
+def _key(embedding: np.ndarray) -> bytes:
+    return blake2b(embedding.tobytes(), digest_size=16).digest()
 
 
 def propensities(event: ForwardEvent) -> np.ndarray | None:
@@ -203,9 +215,17 @@ def worth(rewards: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(rewards), rewards, min(0.0, float(told.min())) if told.size else 0.0)
 
 
-def standard_error(values: np.ndarray) -> float:
-    """Of the mean of ``values`` [n]; 0 for fewer than two."""
-    return float(values.std(ddof=1) / np.sqrt(values.size)) if values.size > 1 else 0.0
+def standard_error(values: np.ndarray, groups: np.ndarray | None = None) -> float:
+    """Of the mean of ``values`` [n]; 0 for fewer than two groups.
+
+    Values of one group (labels int64 [n]; each its own without) may depend on one another: what counts is how the
+    groups' sums of deviations scatter (Liang and Zeger 1986).
+    """
+    deviations = values - values.mean() if values.size else values
+    sums = deviations if groups is None else np.bincount(groups, weights=deviations)[np.unique(groups)]
+    if sums.size < 2:
+        return 0.0
+    return float(np.sqrt(np.square(sums).sum() * sums.size / (sums.size - 1)) / values.size)
 
 
 def windows(values: np.ndarray, most: int = 20) -> tuple[list[int], np.ndarray]:

@@ -65,6 +65,13 @@ class EarlyPrompts:
         products = (features[:, :, None] * features[:, None, :]).reshape(n, p * p)
         return (counts @ products).reshape(rows, p, p), sums @ features, counts.sum(axis=1)
 
+    def residuals(self, features: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """With features [len, p] and regressions ``mean`` [rows, p]: each row's count, and its sum of targets less
+        what the regression expects, on each prompt; float64 [rows, len] each."""
+        rows, n = mean.shape[0], features.shape[0]
+        counts, sums = self._counts[:rows, :n].astype(float), self._sums[:rows, :n].astype(float)
+        return counts, sums - counts * (mean @ features.T)
+
     def arrays(self, rows: int) -> dict[str, np.ndarray]:
         """The state of the first ``rows`` rows as arrays, for a checkpoint."""
         n = len(self)

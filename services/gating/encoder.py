@@ -7,11 +7,11 @@ and nothing is fetched. Pooling follows the model's own ``1_Pooling/config.json`
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
 from threading import Lock
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,9 +19,8 @@ from prometheus_client import Histogram
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from coremesh.errors import BadModel
-from services.gating.packed import PackedBody, can_pack, packs
+from services.gating.forward import Forward, Pooling
 
-Pooling = Literal["mean", "cls", "last"]
 _POOLING_KEYS: dict[str, Pooling] = {
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_cls_token": "cls",
@@ -57,9 +56,8 @@ class TextEncoder(Protocol):
 class SentenceEncoder:
     """A transformer with pooling. ``encode`` blocks, and may be called from any thread.
 
-    A text longer than ``max_tokens`` keeps its end, where the question is. A batch has at most ``token_budget`` tokens
-    (or one text). BERT and its relatives on a CPU compute no padding (packed.py). Others get texts of similar length,
-    and padding counts as tokens; so do all on an accelerator, where many small attentions cost more than padding.
+    A text longer than ``max_tokens`` keeps its end, where the question is. How texts share batches of at most
+    ``token_budget`` tokens is forward.py's.
     """
 
     def __init__(
@@ -68,7 +66,7 @@ class SentenceEncoder:
         *,
         pooling: Pooling | None = None,
         max_tokens: int = 256,
-        token_budget: int = 2048,
+        token_budget: int | None = None,
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
         packed: bool = True,
@@ -95,17 +93,20 @@ class SentenceEncoder:
             )
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise BadModel(f"the model at {root} cannot be loaded: {error}") from error
-        self._model = model.to(device).eval().requires_grad_(False)
-        self._device = device
-        packed = packed and torch.device(device).type == "cpu" and can_pack(self._model)
-        self._packed = PackedBody(self._model) if packed else None
         self._lock = Lock()
         self.pooling: Pooling = pooling or _own_pooling(root)
         self.max_tokens = _max_tokens(max_tokens, config, self._tokenizer)
-        self._budget = token_budget
         self._tokenizer.truncation_side = "left"
         if self._tokenizer.pad_token_id is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token or self._tokenizer.unk_token
+        self._forward = Forward(
+            model.to(device).eval().requires_grad_(False),
+            self.pooling,
+            pad_token=int(self._tokenizer.pad_token_id or 0),
+            budget=token_budget,
+            packed=packed,
+            on_batch=BATCH_TOKENS.observe,
+        )
         self._dim = int(config.hidden_size)
         self._identity = _identity(root, self.pooling, self.max_tokens, dtype)
 
@@ -121,10 +122,9 @@ class SentenceEncoder:
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors float32 [n, dim], aligned with ``texts``. Blocking."""
-        out = np.zeros((len(texts), self._dim), dtype=np.float32)
         if not texts:
-            return out
-        with self._lock, torch.inference_mode():
+            return np.zeros((0, self._dim), dtype=np.float32)
+        with self._lock:
             ids: list[list[int]] = self._tokenizer(
                 [text[-self.max_tokens * _CHARACTERS_PER_TOKEN :] for text in texts],
                 truncation=True,
@@ -132,63 +132,7 @@ class SentenceEncoder:
                 return_attention_mask=False,
                 return_token_type_ids=False,
             )["input_ids"]
-            ids = [row or [self._tokenizer.pad_token_id] for row in ids]
-            lengths = [len(row) for row in ids]
-            if self._packed is not None:
-                for pack in packs(lengths, self._budget):
-                    out[pack] = self._forward_packed(self._packed, [ids[at] for at in pack])
-            else:
-                for batch in batches(lengths, self._budget):
-                    out[batch] = self._forward([ids[at] for at in batch])
-        return out
-
-    def _forward_packed(self, body: PackedBody, rows: list[list[int]]) -> np.ndarray:
-        lengths = torch.tensor([len(row) for row in rows])
-        ends = lengths.cumsum(0)
-        BATCH_TOKENS.observe(int(ends[-1]))
-        hidden = body(rows).float()
-        if self.pooling == "cls":
-            pooled = hidden[ends - lengths]
-        elif self.pooling == "last":
-            pooled = hidden[ends - 1]
-        else:
-            pooled = torch.stack([text.mean(dim=0) for text in hidden.split(lengths.tolist())])
-        return torch.nn.functional.normalize(pooled, dim=1).numpy()
-
-    def _forward(self, rows: list[list[int]]) -> np.ndarray:
-        longest = max(map(len, rows))
-        BATCH_TOKENS.observe(longest * len(rows))
-        ids = np.full((len(rows), longest), self._tokenizer.pad_token_id, dtype=np.int64)
-        mask = np.zeros((len(rows), longest), dtype=np.int64)
-        for at, row in enumerate(rows):
-            ids[at, : len(row)] = row
-            mask[at, : len(row)] = 1
-        attention = torch.from_numpy(mask).to(self._device)
-        hidden = self._model(
-            input_ids=torch.from_numpy(ids).to(self._device), attention_mask=attention
-        ).last_hidden_state.float()
-        if self.pooling == "cls":
-            pooled = hidden[:, 0]
-        elif self.pooling == "last":
-            last = attention.sum(dim=1) - 1
-            pooled = hidden[torch.arange(len(rows), device=hidden.device), last]
-        else:
-            weight = attention.unsqueeze(-1).float()
-            pooled = (hidden * weight).sum(dim=1) / weight.sum(dim=1)
-        return torch.nn.functional.normalize(pooled, dim=1).cpu().numpy()
-
-
-def batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Indices in batches of similar length; count times longest is at most ``budget``, or the batch has one."""
-    order = sorted(range(len(lengths)), key=lambda at: -lengths[at])
-    batch: list[int] = []
-    for at in order:
-        if batch and (len(batch) + 1) * lengths[batch[0]] > budget:
-            yield batch
-            batch = []
-        batch.append(at)
-    if batch:
-        yield batch
+            return self._forward([row or [self._tokenizer.pad_token_id] for row in ids])
 
 
 def _own_pooling(root: Path) -> Pooling:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -36,7 +37,11 @@ its choice is estimated by inverse propensity from the events whose miners were 
 
 @dataclass(slots=True)
 class Standing:
-    """How one rule did. ``lead`` is over the average available miner; ``of_best`` its share of the best lead."""
+    """How one rule did. ``lead`` is over the average available miner; ``of_best`` its share of the best lead;
+    ``behind`` is what the best of the rules is ahead, event by event.
+
+    Standard errors are those of the estimates' means, with all events of one prompt as one.
+    """
 
     rule: str
     reward: float
@@ -44,6 +49,8 @@ class Standing:
     lead: float
     lead_stderr: float
     of_best: float | None
+    behind: float
+    behind_stderr: float
     cpu_s: float
 
 
@@ -147,16 +154,20 @@ def _evaluation(contest: Contest, rules: list[str], found: Evaluation) -> Evalua
     observed, best = values[:, 0], values[:, 1]
     found.observed, found.best = float(observed.mean()), float(best.mean())
     room = found.best - found.observed
+    prompts = contest.prompts
+    first = values[:, 2 + int(np.argmax(values[:, 2:].mean(axis=0)))]
     for at, name in enumerate(rules, start=2):
-        lead = values[:, at] - observed
+        lead, behind = values[:, at] - observed, first - values[:, at]
         found.rules.append(
             Standing(
                 rule=name,
                 reward=float(values[:, at].mean()),
-                reward_stderr=standard_error(values[:, at]),
+                reward_stderr=standard_error(values[:, at], prompts),
                 lead=float(lead.mean()),
-                lead_stderr=standard_error(lead),
+                lead_stderr=standard_error(lead, prompts),
                 of_best=float(lead.mean()) / room if room > 1e-12 else None,
+                behind=float(behind.mean()),
+                behind_stderr=standard_error(behind, prompts),
                 cpu_s=contest.seconds[name],
             )
         )
@@ -181,11 +192,13 @@ def show(found: Evaluation, console: Console) -> None:
         f"the average available miner earns {found.observed:.4f}, the best in hindsight {found.best:.4f}",
         highlight=False,
     )
-    table = Table("rule", "reward", "±", "lead", "±", "of the best lead", "CPU s")
+    table = Table("rule", "reward", "±", "lead", "±", "of the best lead", "behind", "±", "CPU s")
     for one in found.rules:
         share = "" if one.of_best is None else f"{one.of_best:.1%}"
         numbers = (one.reward, one.reward_stderr, one.lead, one.lead_stderr)
-        table.add_row(one.rule, *(f"{number:.4f}" for number in numbers), share, f"{one.cpu_s:.1f}")
+        behind = (one.behind, one.behind_stderr) if one.behind else ()
+        shown = [f"{number:.4f}" for number in (*numbers, *behind)]
+        table.add_row(one.rule, *shown[:4], share, *(shown[4:] or ("", "")), f"{one.cpu_s:.1f}")
     console.print(table)
 
 

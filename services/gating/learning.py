@@ -15,7 +15,7 @@ from coremesh.text import HasRoleAndContent, flatten
 from coremesh.types import hotkey_digest
 from services.gating.fold import GatingFold, GatingObservation
 
-LAYOUT = 1
+LAYOUT = 2
 """Changes when what the fold keeps, or how it reads an event, does."""
 
 

@@ -6,7 +6,7 @@ import asyncio
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 
 from coremesh.contracts import (
     AxonResponse,
@@ -21,7 +21,7 @@ from coremesh.contracts import (
 from coremesh.events import ForwardEvent
 from coremesh.history import History
 from coremesh.history.recorder import Recorder
-from coremesh.service.route import short_route
+from coremesh.service.route import take_short_way
 from services.querier import views
 from services.querier.access import Access, hung_up
 from services.querier.book import Book
@@ -33,6 +33,7 @@ from services.querier.snapshot import SnapshotFollower
 
 
 def routes(
+    app: FastAPI,
     *,
     access: Access,
     slots: Slots,
@@ -43,7 +44,7 @@ def routes(
     history: History,
     recorder: Recorder,
 ) -> APIRouter:
-    """``/inference``, ``/forward``, ``/history``, ``/miners``, ``/metagraph``."""
+    """``/inference``, ``/forward``, ``/history``, ``/miners``, ``/metagraph``; ``app`` is what they are put into."""
     router = APIRouter()
     reads = APIRouter(dependencies=[Depends(access.caller)])
 
@@ -71,8 +72,8 @@ def routes(
         summary="Ask the network",
         tags=["inference"],
         response_model=InferenceResponse,
-        route_class_override=short_route(InferenceRequest, short),
     )
+    take_short_way(app, "/inference", InferenceRequest, short)
 
     @router.post(
         "/forward",

@@ -196,6 +196,7 @@ def create_app(settings: Settings, loops: Loops, health: Health) -> FastAPI:
         limits = Limits(querier, built.snapshot)
         app.include_router(
             api.routes(
+                app,
                 access=access,
                 slots=slots,
                 limits=limits,

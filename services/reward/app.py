@@ -32,7 +32,7 @@ from coremesh.service.auth import refuse_open_bind, require_token
 from coremesh.service.gpu import watch_gpus
 from coremesh.service.loops import Loops
 from coremesh.service.metrics import watch_fold
-from coremesh.service.route import short_route
+from coremesh.service.route import take_short_way
 from coremesh.settings import (
     ChainSettings,
     HttpSettings,
@@ -153,8 +153,8 @@ def _add_routes(app: FastAPI, rewards: RewardService, token: str) -> None:
         summary="Score the completions of a prompt",
         dependencies=secured,
         response_model=RewardResponse,
-        route_class_override=short_route(RewardRequest, reward, allow=allow),
     )
+    take_short_way(app, "/reward", RewardRequest, reward, allow=allow)
     app.router.add_api_route(
         "/filter",
         filter_,
@@ -163,8 +163,8 @@ def _add_routes(app: FastAPI, rewards: RewardService, token: str) -> None:
         summary="Judge texts for safety",
         dependencies=secured,
         response_model=FilterResponse,
-        route_class_override=short_route(FilterRequest, filter_, allow=allow),
     )
+    take_short_way(app, "/filter", FilterRequest, filter_, allow=allow)
 
     @app.get("/stack", tags=["reward"], summary="The stack in force", dependencies=secured)
     async def stack() -> StackResponse:

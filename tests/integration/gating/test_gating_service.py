@@ -17,9 +17,10 @@ from coremesh.history.redis import RedisHistory
 from coremesh.metagraph import Metagraph, Neuron, difference
 from coremesh.modelfiles import MINILM, resolve_model
 from coremesh.service import Health, Loops
-from coremesh.settings import ALL_SECTIONS, load
+from coremesh.settings import ALL_SECTIONS, GatingSettings, load
 from services.gating.app import create_gating_app
 from services.gating.encoder import SentenceEncoder
+from services.gating.generation import FOLD, ROLE
 from tests.events import hotkey, make_event
 from tests.wait import wait_until
 
@@ -176,6 +177,34 @@ async def test_a_replica_serves_what_the_leader_learnt_and_takes_over(
         await teach(redis_history, start=4, count=4)
         head = await learnt(replica, 16)
         assert head["leading"]
+
+
+async def test_while_nobody_folds_a_replica_serves_the_newest_head_that_is_published(
+    encoder: SentenceEncoder, redis_history: RedisHistory, redis_url: str
+) -> None:
+    await publish(redis_history, metagraph([hotkey(u) for u in range(4)]))
+    await teach(redis_history, count=4)
+    async with gating(encoder, redis_url) as leader:
+        head = await learnt(leader, 8)
+        told = await post(leader, text="user: stars")
+    lease = await wait_until(lambda: redis_history.acquire(ROLE, "one that hangs", timedelta(seconds=60)))
+    async with gating(encoder, redis_url) as replica:
+        served = await learnt(replica, 8)
+        assert (served["leading"], served["version"]) == (False, head["version"])
+        assert await post(replica, text="user: stars") == told
+        checkpoint = await redis_history.load(FOLD)
+        assert checkpoint is not None
+        version = (await redis_history.save(FOLD, checkpoint, lease, checkpoint.last_id)).version
+        assert version > head["version"]
+
+        async def newest() -> bool:
+            return (await post(replica, text="user: stars"))["head_version"] == version
+
+        await wait_until(newest)
+
+
+def test_by_default_replicas_look_for_a_newer_head_more_than_once_a_second() -> None:
+    assert load(ALL_SECTIONS, [])[GatingSettings].follow_s < 1
 
 
 async def test_another_rule_learns_anew_from_the_history(

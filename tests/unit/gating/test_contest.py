@@ -7,7 +7,16 @@ import pytest
 
 from coremesh.events import Change, Flag, ForwardEvent, MetagraphEvent, forward_event
 from coremesh.types import new_event_id
-from services.gating.contest import CONTESTANTS, Contest, contestant, propensities, value_of, windows, worth
+from services.gating.contest import (
+    CONTESTANTS,
+    Contest,
+    contestant,
+    propensities,
+    standard_error,
+    value_of,
+    windows,
+    worth,
+)
 from tests.events import hotkey
 
 DIM = 8
@@ -146,6 +155,25 @@ def test_failures_are_worth_nothing_and_never_more_than_the_worst_answer() -> No
     assert worth(np.array([np.nan, 2.0])).tolist() == [0.0, 2.0]
     assert worth(np.array([np.nan, -3.0])).tolist() == [-3.0, -3.0]
     assert worth(np.array([np.nan])).tolist() == [0.0]
+
+
+def test_errors_count_a_prompt_once_however_often_it_came() -> None:
+    values = np.array([1.0, 3.0, 2.0, 6.0])
+    assert standard_error(values) == pytest.approx(values.std(ddof=1) / 2)
+    assert standard_error(values, np.array([4, 1, 2, 3])) == pytest.approx(values.std(ddof=1) / 2)
+    often = standard_error(np.repeat(values, 9), np.repeat(np.arange(4), 9))
+    assert often == pytest.approx(values.std(ddof=1) / 2)
+    assert standard_error(values, np.zeros(4, dtype=np.int64)) == standard_error(np.zeros(0)) == 0.0
+
+
+def test_events_of_one_prompt_share_a_label() -> None:
+    run, prompts = contest("random"), np.eye(3, dtype=np.float32)
+    for at in (0, 1, 0, 2):
+        run.take(
+            event(np.arange(2), np.ones(2), available=2, chance=None, flags=TRAIN),
+            prompts[at],
+        )
+    assert run.prompts.tolist() == [0, 1, 0, 2]
 
 
 def test_a_curve_has_even_windows() -> None:

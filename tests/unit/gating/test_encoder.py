@@ -24,8 +24,10 @@ from transformers import (
 )
 
 from coremesh.errors import BadModel, Busy, ServiceUnavailable
+from services.gating.attention import similar
 from services.gating.batching import BatchingEncoder
-from services.gating.encoder import SentenceEncoder, batches
+from services.gating.encoder import SentenceEncoder
+from services.gating.forward import Forward, batches
 from services.gating.packed import packs
 from tests.wait import wait_until
 
@@ -127,6 +129,33 @@ def test_a_full_batch_is_one_by_one(minilm: Path, tmp_path: Path, family: Any, p
         row = {"mean": hidden.mean(dim=0), "cls": hidden[0], "last": hidden[-1]}[pooling]
         plain.append((row / row.norm()).numpy())
     assert np.abs(model.encode(texts) - np.stack(plain)).max() <= 1e-5
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
+@pytest.mark.parametrize("family", [BertModel, RobertaModel])
+def test_attention_by_similar_length_is_one_by_one(family: Any, pooling: Any) -> None:
+    """What an accelerator does, in packs of several groups with and without padding."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    config = family.config_class(vocab_size=99, max_position_embeddings=80, pad_token_id=1, **sizes)
+    model = family(config).eval().requires_grad_(False)
+    rng = np.random.default_rng(0)
+    texts = [rng.integers(1, 99, length).tolist() for length in (1, 70, 5, 5, 64, 33, 7, 1, 19, 70, 69, 3)]
+    plain = []
+    for text in texts:
+        hidden = model(input_ids=torch.tensor([text])).last_hidden_state[0]
+        row = {"mean": hidden.mean(dim=0), "cls": hidden[0], "last": hidden[-1]}[pooling]
+        plain.append((row / row.norm()).numpy())
+    seen: list[int] = []
+    forward = Forward(model, pooling, budget=200, attention="similar", on_batch=seen.append)
+    assert np.abs(forward(texts) - np.stack(plain)).max() <= 1e-5
+    assert sum(seen) == sum(map(len, texts))
+    assert max(seen) <= 200
+
+
+def test_similar_texts_pad_at_most_their_own_length() -> None:
+    assert similar([70, 69, 35, 34, 5, 5, 2, 1]) == [(0, 3), (3, 4), (4, 6), (6, 8)]
+    assert similar([4]) == [(0, 1)]
 
 
 def test_packs_keep_the_budget_and_lie_by_length() -> None:

@@ -81,7 +81,9 @@ def test_a_new_hotkey_gets_the_prior_and_others_keep_what_they_have(rule: str) -
     head.retire(everyone[:1])
     after = head.scores(x, everyone)
     assert head.known(everyone).tolist() == [False] + [True] * (everyone.size - 1)
-    assert np.array_equal(before[0][0, 1:], after[0][0, 1:])
+    assert (
+        np.abs(before[0][0, 1:] - after[0][0, 1:]).max() < 1e-12
+    )  # a product of fewer rows may round otherwise
     assert np.array_equal(before[1][0, 1:], after[1][0, 1:])
     assert len(head) == everyone.size - 1
     if not rule.startswith("original"):  # there the prior is each hotkey's own random row

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.gating import learn, quality, unit
+from benchmarks.gating import auto_of, learn, quality, unit
 from benchmarks.gating_sim import Subnet
 from services.gating.basis import constant_basis, fit_basis
 from services.gating.head import make_head
@@ -16,6 +16,14 @@ def test_200_steps_are_enough_to_choose_well(noise: float, must: float) -> None:
     net, head = Subnet(0, noise), make_head("bayes", 384)
     learn(head, net, 200)
     assert quality(head, net) >= must
+
+
+def test_auto_keeps_the_best_of_50_asking_few() -> None:
+    net, head = Subnet(0, 2.0), make_head("bayes", 384)
+    learn(head, net, 300)
+    kept, asked = auto_of(head, net, 100, np.random.default_rng(0))
+    assert kept >= 0.97
+    assert asked <= 12
 
 
 def test_a_replaced_hotkey_starts_as_a_stranger_and_catches_up() -> None:
