@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
@@ -22,15 +22,20 @@ def take_short_way(
     answer: Callable[[Any, Request], Awaitable[Response]],
     *,
     allow: Callable[[Request], Awaitable[None]] | None = None,
+    router: APIRouter | None = None,
 ) -> None:
     """Have ``app`` answer POST requests to its route ``path``, whose body is a ``model``, with ``answer``.
+
+    The route must be there already, in ``router`` where it is in one that ``app`` includes.
 
     ``answer`` does all that the route's endpoint and dependencies do, but for ``allow``, which comes before the body
     is read; what it raises of coremesh's errors is told as the route's. Bodies that the model accepts go straight from
     their bytes to it: solving dependencies takes four times as long. Any other goes the usual way, which says what is
     wrong with it. All middleware that the app has goes before; documentation is the route's.
     """
-    short = Middleware(_ShortWay, fastapi=app, path=path, model=model, answer=answer, allow=allow)
+    found = (route for route in (router or app.router).routes if isinstance(route, APIRoute))
+    route = next(route for route in found if route.path == path)
+    short = Middleware(_ShortWay, fastapi=app, route=route, model=model, answer=answer, allow=allow)
     app.user_middleware.append(short)  # the innermost
 
 
@@ -39,24 +44,23 @@ class _ShortWay:
         self,
         app: ASGIApp,
         fastapi: FastAPI,
-        path: str,
+        route: APIRoute,
         model: type[BaseModel],
         answer: Callable[[Any, Request], Awaitable[Response]],
         allow: Callable[[Request], Awaitable[None]] | None,
     ) -> None:
         self._app = app
         self._fastapi = fastapi
-        self._path = path
+        self._route = route
         self._model = model
         self._answer = answer
         self._allow = allow
-        self._route: APIRoute | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] != self._path or scope["method"] != "POST":
+        if scope["type"] != "http" or scope["path"] != self._route.path or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
-        scope["route"] = self._route = self._route or self._of_path()  # requests are counted by it
+        scope["route"] = self._route  # requests are counted by it
         heard: list[Message | HTTPException] = []
         try:
             if self._allow is not None:
@@ -77,10 +81,6 @@ class _ShortWay:
             return self._model.model_validate_json(body)
         except ValidationError:
             return None
-
-    def _of_path(self) -> APIRoute:
-        found = (route for route in self._fastapi.routes if isinstance(route, APIRoute))
-        return next(route for route in found if route.path == self._path)
 
 
 async def _read(receive: Receive, heard: list[Message | HTTPException]) -> bytes | None:

@@ -73,7 +73,7 @@ def routes(
         tags=["inference"],
         response_model=InferenceResponse,
     )
-    take_short_way(app, "/inference", InferenceRequest, short)
+    take_short_way(app, "/inference", InferenceRequest, short, router=router)
 
     @router.post(
         "/forward",
