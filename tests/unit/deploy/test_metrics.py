@@ -23,6 +23,8 @@ METRIC_MODULES = (
     "services.weights.metrics",
     "services.reward.metrics",
     "services.weights.newest",
+    "services.weights.archive.metrics",
+    "services.weights.board.metrics",
     "services.gating.service",
     "services.gating.batching",
     "services.gating.encoder",
@@ -99,7 +101,7 @@ def test_the_dashboard_is_what_its_source_says() -> None:
     )
     panels = json.loads(done.stdout)["panels"]
     places = [tuple(panel["gridPos"].values()) for panel in panels]
-    assert len(set(places)) == len(places) == 35
+    assert len(set(places)) == len(places) == 36
 
 
 def test_every_alert_says_what_and_what_to_do() -> None:
