@@ -9,6 +9,7 @@ sent again. Strangers' servers are for ``services/querier/miners``.
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import cast
 
 import httptools
@@ -97,15 +98,13 @@ class HttptoolsTransport(httpx.AsyncBaseTransport):
         return None
 
     async def _connect(self, origin: Origin, timeout: float | None, request: httpx.Request) -> _Connection:
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(timeout):
-                _, connection = await loop.create_connection(_Connection, *origin)
+                return await _open(*origin)
         except TimeoutError:
             raise httpx.ConnectTimeout(f"no connection within {timeout:g} s", request=request) from None
         except OSError as error:
             raise httpx.ConnectError(str(error), request=request) from error
-        return connection
 
     async def _exchange(
         self, connection: _Connection, request: httpx.Request, message: bytes, timeout: float | None
@@ -140,6 +139,23 @@ class HttptoolsTransport(httpx.AsyncBaseTransport):
         if self._secure is None:
             self._secure = httpx.AsyncHTTPTransport(trust_env=False)
         return await self._secure.handle_async_request(request)
+
+
+async def _open(host: str, port: int) -> _Connection:
+    """Connect to the first address of a name that takes it. Raises OSError."""
+    loop = asyncio.get_running_loop()
+    # By ourselves: where uvloop connects to a name and is told to stop, it leaves the look-up alone, and reports its
+    # failure later as an error that nobody retrieved. Names of services that are away fail slowly.
+    addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    refused: OSError | None = None
+    for family, _, _, _, address in addresses:
+        try:
+            _, connection = await loop.create_connection(_Connection, str(address[0]), port, family=family)
+        except OSError as error:
+            refused = error
+        else:
+            return connection
+    raise refused or OSError(f"{host} has no address")
 
 
 class _Untouched(ConnectionError):

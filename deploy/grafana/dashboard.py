@@ -159,6 +159,11 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                 ),
             ),
             Panel(
+                "How far the archive is behind",
+                "s",
+                (("max by (kind) (coremesh_archive_lag_seconds)", "{{kind}}"),),
+            ),
+            Panel(
                 "Waiting on disk for Redis",
                 "short",
                 (("max(coremesh_spool_events)", "events"),),

@@ -29,9 +29,16 @@ chroot "$base" python3 -c 'import bz2, ctypes, lzma, sqlite3, ssl, zlib'
 cp /etc/ssl/certs/ca-certificates.crt "$base/etc/ssl/certs/ca-certificates.crt"
 # As the public image of Redis has it: uid 999 owns /data.
 mkdir -p "$base/data" && chown 999 "$base/data"
+chroot "$base" sh -c 'cd /tmp && apt-get -qq download prometheus' >&2
+mv "$base"/tmp/prometheus_*.deb "$work/prometheus.deb"
 rm -rf "$base"/var/cache/apt/* "$base"/var/lib/apt/lists/* "$base"/usr/share/{doc,man,locale,info}
-tar -C "$base" -cf - . | docker import \
-  -c 'ENV PATH=/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin' - coremesh-standin/base:1 >&2
+path='ENV PATH=/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin'
+tar -C "$base" -cf - . | docker import -c "$path" - coremesh-standin/base:1 >&2
+# As the public image of Prometheus has it: the program is the entry point, and nobody owns /prometheus.
+dpkg-deb -x "$work/prometheus.deb" "$work/prometheus"
+cp "$work/prometheus/usr/bin/prometheus" "$base/usr/local/bin/"
+mkdir -p "$base/prometheus" && chown 65534 "$base/prometheus"
+tar -C "$base" -cf - . | docker import -c "$path" -c 'ENTRYPOINT ["prometheus"]' - coremesh-standin/prometheus:1 >&2
 
 if [ -n "${WHEELS:-}" ]; then
   tar -C "$WHEELS" -cf - . | docker import - coremesh-standin/wheels:1 >&2
@@ -46,3 +53,5 @@ extra=${TMPDIR:-/tmp}/coremesh-standins.yml
   done
 } >"$extra"
 echo "export BASE_IMAGE=coremesh-standin/base:1 REDIS_IMAGE=coremesh-standin/base:1 EXTRA_COMPOSE_FILE=$extra"
+# Debian has no Grafana.
+echo "export PROMETHEUS_IMAGE=coremesh-standin/prometheus:1 WITHOUT_GRAFANA=1"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 
+import httpx
 import pytest
+import uvloop
 
 from coremesh.contracts import FilterRequest, FilterResponse
 from coremesh.errors import DeadlineExceeded, ServiceUnavailable
@@ -252,6 +255,33 @@ async def test_nobody_there() -> None:
     async with Mesh(MeshSettings(reward_url="http://127.0.0.1:1")) as mesh:
         with pytest.raises(ServiceUnavailable, match="ConnectError"):
             await mesh.reward.filter(ASKED, LONG)
+
+
+@pytest.mark.parametrize("factory", [uvloop.new_event_loop, asyncio.new_event_loop])
+def test_a_name_that_is_looked_up_too_slowly_is_nobodys_error(
+    factory: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    said: list[str] = []
+
+    async def calls() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, about: said.append(about["message"]))
+        transport = HttptoolsTransport(idle_s=1.0)
+        request = httpx.Request(
+            "GET", "http://no-such-host.invalid/", extensions={"timeout": {"connect": 1e-6}}
+        )
+        for _ in range(3):
+            with pytest.raises(httpx.ConnectTimeout):
+                await transport.handle_async_request(request)
+        # Looked up after those that nobody waits for.
+        with suppress(OSError):
+            await loop.getaddrinfo("no-such-host.invalid", 80)
+        await asyncio.sleep(0.1)
+        gc.collect()
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(calls())
+    assert said == []
 
 
 async def test_https_is_spoken_where_the_address_says_so() -> None:
