@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import httpx
 
@@ -13,9 +13,14 @@ from coremesh.settings import ALL_SECTIONS, MeshSettings, QuerierSettings, load
 
 
 class Refused(CoremeshError):
-    """A service answered with an error of its own."""
+    """A service answered with an error of its own, whose code it keeps."""
 
     code = "refused"
+
+    def __init__(self, said: dict[str, Any], status: int) -> None:
+        remedy = said.get("remedy")
+        super().__init__(str(said.get("message") or f"the answer was {status}"), remedy=remedy or None)
+        self.code = str(said.get("code") or self.code)
 
 
 class Client:
@@ -105,5 +110,7 @@ class Client:
         except ValueError:
             raise ServiceUnavailable(f"the {service} service gave no JSON") from None
         if answer.status_code >= 400:
-            raise Refused(str(content.get("message", answer.status_code)), remedy=content.get("remedy"))
+            raise Refused(
+                cast(dict[str, Any], content) if isinstance(content, dict) else {}, answer.status_code
+            )
         return content

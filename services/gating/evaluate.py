@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
-from coremesh.command import positive, say, writing
+from coremesh import tables
+from coremesh.command import Parser, positive, say, writing
 from coremesh.errors import BadModel, BadSetting, CoremeshError
 from coremesh.history.protocol import Entry, History
 from coremesh.history.redis import RedisHistory
@@ -181,7 +181,9 @@ def show(found: Evaluation, console: Console) -> None:
         f"the average available miner earns {found.observed:.4f}, the best in hindsight {found.best:.4f}",
         highlight=False,
     )
-    table = Table("rule", "reward", "±", "lead", "±", "of the best lead", "CPU s")
+    table = tables.table(
+        "", "rule", "reward", "±", "lead", "±", "of the best lead", "CPU s", numbers=EVALUATED
+    )
     for one in found.rules:
         share = "" if one.of_best is None else f"{one.of_best:.1%}"
         numbers = (one.reward, one.reward_stderr, one.lead, one.lead_stderr)
@@ -214,6 +216,9 @@ def plot(found: Evaluation, file: Path) -> None:
         figure.savefig(file, format="png")
 
 
+EVALUATED = ("reward", "±", "lead", "of the best lead", "CPU s")
+
+
 def main(argv: Sequence[str]) -> int:
     """The command. Gives the exit code: 0; 1 when Redis is away; 2 for a bad setting; 3 when nothing was judged."""
     arguments, words = _parser().parse_known_args(list(argv))
@@ -236,12 +241,12 @@ def main(argv: Sequence[str]) -> int:
     if arguments.json:
         print(json.dumps(asdict(found)))
     else:
-        show(found, Console())
+        show(found, tables.console())
     return DONE if found.judged else NOTHING
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="coremesh gating evaluate",
         description=HELP,
         epilog="Settings are taken too: --redis.url, --chain.netuid, --gating.encoder, --config FILE, ...",
