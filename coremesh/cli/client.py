@@ -17,10 +17,12 @@ class Refused(CoremeshError):
 
     code = "refused"
 
-    def __init__(self, said: dict[str, Any], status: int) -> None:
-        remedy = said.get("remedy")
-        super().__init__(str(said.get("message") or f"the answer was {status}"), remedy=remedy or None)
-        self.code = str(said.get("code") or self.code)
+
+def refused(content: object, status: int) -> Refused:
+    """What a service said, with the code, the sentence and the remedy that it gave."""
+    said = cast(dict[str, Any], content) if isinstance(content, dict) else {}
+    kind = type("Refused", (Refused,), {"code": str(said.get("code") or Refused.code)})
+    return kind(str(said.get("message") or f"the answer was {status}"), remedy=said.get("remedy") or None)
 
 
 class Client:

@@ -107,7 +107,7 @@ function told({ name, facts }) {
   if (name === "trainer" && facts.leading !== undefined) return facts.leading ? `asked ${count(facts.steps)} times to learn` : "stands by for the one that leads";
   if (name === "gating" && facts.rule) return `rule ${words(facts.rule)}, version ${count(facts.head)}`;
   if (name === "reward" && facts.functions) return `judges by ${words(facts.functions)}`;
-  if (name === "weights" && facts.rule) return `${words(facts.rule)}, ${count(facts.events)} events`;
+  if (name === "weights" && facts.rule) return `by the rule ${words(facts.rule)}`;
   if (name === "querier") return `${count(facts.available)} miners to ask`;
   if (name === "history") return facts.waiting ? `${count(facts.waiting)} events wait on disk` : ROLES.history;
   return null;
