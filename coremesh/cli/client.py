@@ -112,7 +112,5 @@ class Client:
         except ValueError:
             raise ServiceUnavailable(f"the {service} service gave no JSON") from None
         if answer.status_code >= 400:
-            raise Refused(
-                cast(dict[str, Any], content) if isinstance(content, dict) else {}, answer.status_code
-            )
+            raise refused(content, answer.status_code)
         return content
