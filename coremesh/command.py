@@ -6,6 +6,7 @@ The command line imports no service, it becomes one. Ctrl-C ends with 130 and a 
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import runpy
@@ -13,11 +14,13 @@ import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from coremesh.errors import BadSetting, CoremeshError
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
+USAGE = 2
 
 
 def quietly(work: Callable[[], object]) -> int:
@@ -48,12 +51,26 @@ def say(error: CoremeshError, name: str = "coremesh") -> None:
     print(f"{name}: {message}. {error.remedy} [{error.code}]", file=sys.stderr)
 
 
+class Usage(CoremeshError):
+    """The command line cannot be understood."""
+
+    code = "usage"
+    default_remedy = "`coremesh --help` lists the commands, `coremesh COMMAND --help` what each takes."
+
+
+class Parser(argparse.ArgumentParser):
+    """An argparse parser that says what is wrong as every command does: a sentence, a remedy, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        say(Usage(message, remedy=f"`{self.prog} --help` says what it takes."))
+        raise SystemExit(USAGE)
+
+
 def positive(word: str) -> int:
-    """A flag's count, 1 or more. Raises ValueError, which argparse turns into its own words."""
-    number = int(word)
-    if number < 1:
-        raise ValueError(word)
-    return number
+    """A flag's count, 1 or more, for argparse."""
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word!r} is no whole number from 1 on")
+    return int(word)
 
 
 @contextmanager

@@ -204,3 +204,9 @@ class BadWallet(CoremeshError):
 
     code = "bad_wallet"
     default_remedy = "Check COREMESH_WALLET_PATH, _NAME and _HOTKEY."
+
+
+def plainly(complaint: str) -> str:
+    """What pydantic complains of, for people who do not write Python: its tuples are the lists of their JSON."""
+    said = complaint.replace("Tuple should", "The list should").replace(" after validation", "")
+    return said[:1].lower() + said[1:]

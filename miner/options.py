@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from coremesh.command import Parser
 from coremesh.errors import BadSetting
 from coremesh.wire.axon import Endpoint
 from coremesh.wire.keys import is_address
@@ -122,8 +123,8 @@ def _endpoint(given: argparse.Namespace) -> Endpoint:
     return Endpoint(str(address), given.external_port or given.port)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="coremesh miner",
         description="The reference miner: a language model served to validators over signed HTTP.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import httpx
 
@@ -13,9 +13,16 @@ from coremesh.settings import ALL_SECTIONS, MeshSettings, QuerierSettings, load
 
 
 class Refused(CoremeshError):
-    """A service answered with an error of its own."""
+    """A service answered with an error of its own, whose code it keeps."""
 
     code = "refused"
+
+
+def refused(content: object, status: int) -> Refused:
+    """What a service said, with the code, the sentence and the remedy that it gave."""
+    said = cast(dict[str, Any], content) if isinstance(content, dict) else {}
+    kind = type("Refused", (Refused,), {"code": str(said.get("code") or Refused.code)})
+    return kind(str(said.get("message") or f"the answer was {status}"), remedy=said.get("remedy") or None)
 
 
 class Client:
@@ -105,5 +112,5 @@ class Client:
         except ValueError:
             raise ServiceUnavailable(f"the {service} service gave no JSON") from None
         if answer.status_code >= 400:
-            raise Refused(str(content.get("message", answer.status_code)), remedy=content.get("remedy"))
+            raise refused(content, answer.status_code)
         return content

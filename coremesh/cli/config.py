@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from typer.core import TyperGroup
 
+from coremesh import tables
 from coremesh.cli import findings, show
 from coremesh.cli.keys import config_path
 from coremesh.cli.preflight import check_mesh
@@ -69,7 +69,7 @@ def check(
     if as_json:
         show.as_json(findings.as_document(found))
     else:
-        findings.show(found, Console(), "settings of " + ", ".join(one.name for one in wanted))
+        findings.show(found, tables.console(), "settings of " + ", ".join(one.name for one in wanted))
     sys.stdout.flush()
     raise typer.Exit(1 if any(one.level == "fail" for one in found) else 0)
 

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from coremesh.command import Usage
 from coremesh.command import say as tell
 from coremesh.errors import CoremeshError
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
-
-
-class Usage(CoremeshError):
-    """The command line cannot be understood."""
-
-    code = "usage"
-    default_remedy = "`coremesh --help` lists the commands, `coremesh COMMAND --help` what each takes."
 
 
 class Fault(CoremeshError):

@@ -5,12 +5,15 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from rich.console import Console
-
+from coremesh import tables
 from coremesh.cli import show
 from coremesh.cli.client import Client
 
 WAIT_S = 120.0
+COLUMNS: tuple[str, ...] = ("time", "event", "reward", "asked", "share", "before", "after", "note")
+WIDE = ("event", "asked")
+"""What there is no room for in a narrow terminal."""
+NUMERIC = ("time", "reward", "asked", "share", "before", "after")
 
 
 def explain(client: Client, uid: int, events: int, *, sign: bool, as_json: bool) -> None:
@@ -27,7 +30,7 @@ def explanation(found: dict[str, Any]) -> None:
     """An explanation, signed or not, for people."""
     said: dict[str, Any] = found["explanation"]
     stands: dict[str, Any] = said["standing"]
-    console = Console()
+    console = tables.console()
     weight = "unknown" if said["weight"] is None else f"{said['weight']:.6f}"
     lines = [
         f"uid {said['uid']} {said['hotkey']} on subnet {said['netuid']}",
@@ -44,11 +47,11 @@ def explanation(found: dict[str, Any]) -> None:
         )
     for line in lines:
         console.print(show.plain(line), highlight=False)
-    table = show.table(
-        "the last steps, oldest first", "time", "event", "reward", "asked", "share", "before", "after", "note"
-    )
+    kept = [name for name in COLUMNS if console.width >= show.NARROW or name not in WIDE]
+    table = tables.table("the last steps, oldest first", *kept, numbers=NUMERIC)
     for step in said["steps"]:
-        table.add_row(*(show.plain(cell) for cell in _row(step)))
+        row = dict(zip(COLUMNS, _row(step), strict=True))
+        table.add_row(*(show.plain(row[name]) for name in kept))
     console.print(table)
 
 

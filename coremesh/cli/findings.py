@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
+
+from coremesh import tables
 
 Level = Literal["ok", "warn", "fail"]
 COLOURS: dict[str, str] = {"ok": "green", "warn": "yellow", "fail": "red"}
@@ -51,16 +51,13 @@ def as_document(findings: Sequence[Finding]) -> dict[str, Any]:
 
 def show(findings: Sequence[Finding], console: Console, title: str) -> None:
     """A table, what needs doing with its remedy below the sentence."""
-    table = Table(title=Text(title, style="bold"), title_justify="left", box=box.ROUNDED, border_style="dim")
-    table.add_column("")
-    table.add_column("about", no_wrap=True)
-    table.add_column("finding", overflow="fold")
+    table = tables.table(title, "", "about", "finding")
     for one in findings:
         said = Text(one.message)
         if one.remedy:
             said.append(f"\n{one.remedy}", style="bold")
             said.append(f" [{one.code}]", style="dim")
-        table.add_row(Text(one.level, style=COLOURS[one.level]), one.about, said)
+        table.add_row(Text(one.level, style=COLOURS[one.level]), Text(one.about), said)
     console.print(table)
     counts = {level: sum(one.level == level for one in findings) for level in ("ok", "warn", "fail")}
     console.print(", ".join(f"{n} {level}" for level, n in counts.items()), highlight=False)

@@ -9,10 +9,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
+from coremesh import tables
 from coremesh.cli import show
-from coremesh.events import Flag, ForwardEvent
+from coremesh.events import ForwardEvent
 from coremesh.history import Entry, History
 from coremesh.history.redis import RedisHistory
 from coremesh.settings import ALL_SECTIONS, ChainSettings, RedisSettings, load
@@ -33,14 +32,15 @@ def tail(config: Path | None, count: int, *, follow: bool, as_json: bool) -> Non
         history = RedisHistory(
             redis.address, settings[ChainSettings].netuid, timeout=timedelta(seconds=redis.timeout_s)
         )
-        console = Console()
+        console = tables.console()
         try:
             async for entry in _entries(history, count, follow=follow):
                 row = await described(history, entry)
                 if as_json:
                     print(json.dumps(row, ensure_ascii=False), flush=True)
                 else:
-                    console.print(show.plain(_line(row)), highlight=False)
+                    # A line of a log: a terminal folds it, `grep` finds it whole.
+                    console.print(show.plain(_line(row)), highlight=False, soft_wrap=True)
         finally:
             await history.close()
 
@@ -79,7 +79,7 @@ async def described(history: History, entry: Entry) -> dict[str, Any]:
     names = await history.resolve([int(digest) for digest in event.hotkeys if digest])
     return row | {
         "kind": event.kind,
-        "flags": [flag.name for flag in Flag if flag and flag in Flag(event.flags)],
+        "flags": list(event.flag_names),
         "uids": event.uids.tolist(),
         "hotkeys": [names.get(int(digest), "") for digest in event.hotkeys],
         "statuses": [name_of(int(code)) for code in event.status],

@@ -184,7 +184,7 @@ def main() -> None:
 
 def _run() -> None:
     try:
-        code: Any = app(standalone_mode=False)
+        code: Any = app(standalone_mode=False, prog_name="coremesh")
     except CoremeshError as error:
         code = errors.say(error)
     except Exception as error:

@@ -8,11 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from pydantic import SecretStr
-from rich import box
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from coremesh import tables
 from coremesh.settings import Loaded
 
 _PASSWORD = re.compile(r"://[^/@\s]*@")
@@ -27,33 +25,16 @@ def _json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
-def table(title: str, *columns: str) -> Table:
-    """An empty table with its numbers to the right."""
-    return _table(title, *columns)
-
-
 NUMERIC = ("uid", "score", "weight", "on chain", "answered", "reward", "seconds", "a minute", "at once")
 STATES = {"landed": "green", "revealed": "green", "committed": "green", "held": "yellow", "failed": "red"}
 BAR_WIDTH = 20
+NARROW = 110
+"""Terminals with fewer columns get short hotkeys and short bars."""
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=Text(title, style="bold"), title_justify="left", box=box.ROUNDED, border_style="dim")
-    for column in columns:
-        numeric = column in NUMERIC
-        table.add_column(
-            column,
-            justify="right" if numeric else "left",
-            overflow="fold",
-            no_wrap=numeric,
-            header_style="dim",
-        )
-    return table
-
-
-def bar(share: float) -> Text:
-    """A share of 1 as a bar of up to 20 cells, to an eighth of a cell."""
-    eighths = round(min(max(share, 0.0), 1.0) * BAR_WIDTH * 8)
+def bar(share: float, width: int = BAR_WIDTH) -> Text:
+    """A share of 1 as a bar of up to ``width`` cells, to an eighth of a cell."""
+    eighths = round(min(max(share, 0.0), 1.0) * width * 8)
     tip = " ▏▎▍▌▋▊▉"[eighths % 8].strip()
     return Text("█" * (eighths // 8) + tip, style="cyan")
 
@@ -68,12 +49,12 @@ def status(found: dict[str, Any], as_json: bool) -> None:
     if as_json:
         _json(found)
         return
-    console = Console()
-    table = _table("services", "service", "ready", "address", "note")
+    console = tables.console()
+    table = tables.table("services", "service", "ready", "address", "note")
     for service in found["services"]:
         wrong = "; ".join(f"{name}: {said}" for name, said in service["checks"].items() if said != "ok")
         ready = Text("yes", style="green") if service["ready"] else Text("NO", style="bold red")
-        note = wrong or (f"led by {service['leader']}" if service.get("leader") else "")
+        note = wrong or (f"led by {_process(service['leader'])}" if service.get("leader") else "")
         table.add_row(service["name"], ready, service["url"], plain(note))
     console.print(table)
     if found["scores"]:
@@ -90,12 +71,17 @@ def status(found: dict[str, Any], as_json: bool) -> None:
         )
 
 
+def _process(leader: str) -> str:
+    """Host and process of a leader, without what tells its lives apart."""
+    return leader.rpartition(":")[0] or leader
+
+
 def answer(found: dict[str, Any], as_json: bool) -> None:
     """The best completion, and all of them when asked for."""
     if as_json:
         _json(found)
         return
-    console = Console()
+    console = tables.console()
     console.print(plain(found["completion"]))
     reward = "-" if found["reward"] is None else f"{found['reward']:.3f}"
     note = f" · without {', '.join(found['degraded'])}" if found["degraded"] else ""
@@ -107,7 +93,10 @@ def answer(found: dict[str, Any], as_json: bool) -> None:
     )
     if not found.get("completions"):
         return
-    table = _table("completions", "uid", "reward", "", "status", "seconds", "completion")
+    table = tables.table(
+        "completions", "uid", "reward", "", "status", "seconds", "completion", numbers=NUMERIC
+    )
+    width = 8 if console.width < NARROW else BAR_WIDTH
     best = max((item["reward"] or 0.0 for item in found["completions"]), default=0.0)
     for item in found["completions"]:
         reward = item["reward"]
@@ -116,7 +105,7 @@ def answer(found: dict[str, Any], as_json: bool) -> None:
         table.add_row(
             str(item["uid"]),
             value,
-            bar((reward or 0.0) / best if best > 0 else 0.0),
+            bar((reward or 0.0) / best if best > 0 else 0.0, width),
             Text(item["status"], style="green" if item["status"] == "ok" else "red"),
             f"{item['latency_s']:.2f}",
             plain(item["completion"][:300]),
@@ -130,9 +119,10 @@ def scores(found: dict[str, Any], as_json: bool) -> None:
     if as_json:
         _json(found)
         return
-    table = _table(
-        f"{found['rule']} over {found['events']:,} events", "uid", "score", "", "answered", "hotkey"
-    )
+    console = tables.console()
+    narrow = console.width < NARROW
+    title = f"{found['rule']} over {found['events']:,} events"
+    table = tables.table(title, "uid", "score", "", "answered", "hotkey", numbers=NUMERIC)
     rows = sorted(found["rows"], key=lambda row: (-row["score"], row["uid"]))
     best = rows[0]["score"] if rows else 0.0
     for row in rows:
@@ -145,10 +135,12 @@ def scores(found: dict[str, Any], as_json: bool) -> None:
             if row["excluded"]
             else bar(row["score"] / best if best > 0 else 0.0),
             answered,
-            row["hotkey"],
+            tables.short(row["hotkey"]) if narrow else row["hotkey"],
             style="dim" if row["excluded"] or not row["score"] else "",
         )
-    Console().print(table)
+    console.print(table)
+    if narrow:
+        console.print("A wider terminal, or --json, shows whole hotkeys.", style="dim", highlight=False)
 
 
 def weights(found: dict[str, Any], as_json: bool) -> None:
@@ -159,7 +151,7 @@ def weights(found: dict[str, Any], as_json: bool) -> None:
     on_chain: dict[str, int] = found["on_chain"]
     read = found["on_chain_block"]
     title = f"weights that would be set now, beside the chain's at block {read:,}" if read else "weights now"
-    table = _table(title, "uid", "weight", "", "on chain")
+    table = tables.table(title, "uid", "weight", "", "on chain", numbers=NUMERIC)
     total = sum(on_chain.values()) or 1
     now = {str(uid): weight for uid, weight in zip(found["uids"], found["weights"], strict=True)}
     heaviest = max(now.values(), default=0.0)
@@ -171,10 +163,10 @@ def weights(found: dict[str, Any], as_json: bool) -> None:
             bar((weight or 0.0) / heaviest if heaviest > 0 else 0.0),
             "-" if held is None else f"{held / total:.2%}",
         )
-    console = Console()
+    console = tables.console()
     console.print(table)
     if found["held"]:
-        console.print(Text(f"held: {found['held']}", style="yellow"), highlight=False)
+        console.print(Text(f"would be held now: {found['held']}", style="yellow"), highlight=False)
 
 
 def value_of(setting: Loaded) -> Any:
@@ -213,7 +205,7 @@ def settings(loaded: Sequence[Loaded], as_json: bool) -> None:
             ]
         )
         return
-    table = _table("settings", "setting", "value", "from", "meaning")
+    table = tables.table("settings", "setting", "value", "from", "meaning")
     for setting in loaded:
         value = value_of(setting)
         shown = value if isinstance(value, str) else json.dumps(value)
@@ -224,7 +216,7 @@ def settings(loaded: Sequence[Loaded], as_json: bool) -> None:
             Text(setting.source, style="green" if given else "dim"),
             plain(setting.help),
         )
-    console = Console()
+    console = tables.console()
     console.print(table)
     console.print(
         "As a flag: --redis.url=URL; in the environment: COREMESH_REDIS_URL; in a TOML file: [redis] url.",
@@ -238,7 +230,11 @@ def keys(rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         _json(rows)
         return
-    table = _table("keys", "id", "name", "a minute", "at once", "scored", "private", "created", "revoked")
+    if not rows:
+        print("There are no keys. `coremesh keys create NAME` makes one.")
+        return
+    columns = ("id", "name", "a minute", "at once", "scored", "private", "created", "revoked")
+    table = tables.table("keys", *columns, numbers=NUMERIC)
     for row in rows:
         table.add_row(
             row["id"],
@@ -250,4 +246,4 @@ def keys(rows: list[dict[str, Any]], as_json: bool) -> None:
             row["created"],
             row["revoked"] or "",
         )
-    Console().print(table)
+    tables.console().print(table)

@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from coremesh import __version__
-from coremesh.errors import BadRequest, Busy, CoremeshError, NotFound, TooLong, Unavailable
+from coremesh.errors import BadRequest, Busy, CoremeshError, NotFound, TooLong, Unavailable, plainly
 from coremesh.service.metrics import DEPENDENCY_UP, REQUEST_SECONDS, REQUESTS
 from coremesh.service.traces import Correlate
 
@@ -132,7 +132,7 @@ async def _on_validation_error(request: Request, error: Exception) -> Response:
         if detail["type"] == "json_invalid":
             parts.append("the body is not valid JSON")
         else:
-            parts.append(f"{where or 'body'}: {detail['msg'][0].lower()}{detail['msg'][1:]}")
+            parts.append(f"{where or 'body'}: {plainly(detail['msg'])}")
     return error_response(BadRequest("; ".join(parts)))
 
 

@@ -21,6 +21,8 @@ from coremesh.settings import legacy
 
 PREFIX = "COREMESH_"
 CONFIG_FLAG = "--config"
+FEW = 10
+"""A section's settings are named in an error where there are no more of them."""
 Tables = dict[str, Any]
 
 
@@ -284,11 +286,18 @@ def _refuse_unknown(
     for origin, given in (("flag --", flags), ("table ", tables)):
         for section, values in given.items():
             if section not in classes:
-                groups = ", ".join(sorted(classes))
-                message = f"{origin}{section}: there is no such group of settings: {groups}"
                 names = [f"{section}.{name}" for name in _names(values)] or [section]
-                remedy = _instead(names) or _near(section, classes) or BadSetting.default_remedy
-                found.problems.append(Problem("unknown_group", f"{origin}{section}", message, remedy))
+                where, instead = f"{origin}{section}", _instead(names)
+                if section in legacy.SECTIONS and not instead:
+                    where = f"{origin}{names[0]}"
+                    message = f"{where}: neither the original validator nor coremesh has this option"
+                    remedy = (
+                        _near(names[0], legacy.BY_NAME) or "docs/options.md lists the original's options."
+                    )
+                else:
+                    message = f"{where}: there is no such group of settings: {', '.join(sorted(classes))}"
+                    remedy = instead or _near(section, classes) or BadSetting.default_remedy
+                found.problems.append(Problem("unknown_group", where, message, remedy))
                 continue
             if not isinstance(values, dict):
                 where = f"{origin}{section}"
@@ -299,8 +308,9 @@ def _refuse_unknown(
             for name in _names(values):
                 if name in classes[section].model_fields:
                     continue
-                where, takes = f"{origin}{section}.{name}", ", ".join(classes[section].model_fields)
-                message = f"{where}: there is no such setting; {section} takes {takes}"
+                where, fields = f"{origin}{section}.{name}", list(classes[section].model_fields)
+                takes = f"; {section} takes {', '.join(fields)}" if len(fields) <= FEW else ""
+                message = f"{where}: there is no such setting{takes}"
                 remedy = _instead([f"{section}.{name}"]) or _near(f"{section}.{name}", known)
                 found.problems.append(
                     Problem("unknown_setting", where, message, remedy or BadSetting.default_remedy)

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
-from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
-from coremesh.command import positive, say, writing
+from coremesh import tables
+from coremesh.command import Parser, positive, say, writing
 from coremesh.errors import BadModel, BadSetting, CoremeshError
 from coremesh.history.protocol import Entry, History
 from coremesh.history.redis import RedisHistory
@@ -192,14 +192,21 @@ def show(found: Evaluation, console: Console) -> None:
         f"the average available miner earns {found.observed:.4f}, the best in hindsight {found.best:.4f}",
         highlight=False,
     )
-    table = Table("rule", "reward", "±", "lead", "±", "of the best lead", "behind", "±", "CPU s")
+    table = tables.table("", "rule", *EVALUATED, numbers=EVALUATED)
     for one in found.rules:
-        share = "" if one.of_best is None else f"{one.of_best:.1%}"
-        numbers = (one.reward, one.reward_stderr, one.lead, one.lead_stderr)
-        behind = (one.behind, one.behind_stderr) if one.behind else ()
-        shown = [f"{number:.4f}" for number in (*numbers, *behind)]
-        table.add_row(one.rule, *shown[:4], share, *(shown[4:] or ("", "")), f"{one.cpu_s:.1f}")
+        table.add_row(
+            one.rule,
+            _with_error(one.reward, one.reward_stderr),
+            _with_error(one.lead, one.lead_stderr),
+            "" if one.of_best is None else f"{one.of_best:.1%}",
+            _with_error(one.behind, one.behind_stderr) if one.behind else "",
+            f"{one.cpu_s:.1f}",
+        )
     console.print(table)
+
+
+def _with_error(mean: float, error: float) -> str:
+    return f"{mean:.3f} ±{error:.3f}"
 
 
 def plot(found: Evaluation, file: Path) -> None:
@@ -227,6 +234,9 @@ def plot(found: Evaluation, file: Path) -> None:
         figure.savefig(file, format="png")
 
 
+EVALUATED = ("reward", "lead", "of best", "behind", "CPU s")
+
+
 def main(argv: Sequence[str]) -> int:
     """The command. Gives the exit code: 0; 1 when Redis is away; 2 for a bad setting; 3 when nothing was judged."""
     arguments, words = _parser().parse_known_args(list(argv))
@@ -249,12 +259,12 @@ def main(argv: Sequence[str]) -> int:
     if arguments.json:
         print(json.dumps(asdict(found)))
     else:
-        show(found, Console())
+        show(found, tables.console())
     return DONE if found.judged else NOTHING
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="coremesh gating evaluate",
         description=HELP,
         epilog="Settings are taken too: --redis.url, --chain.netuid, --gating.encoder, --config FILE, ...",

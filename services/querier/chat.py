@@ -19,7 +19,7 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
 from coremesh.contracts import InferenceRequest
-from coremesh.errors import BadRequest, NotFound
+from coremesh.errors import BadRequest, NotFound, plainly
 from coremesh.metagraph import Neuron
 from services.querier import openai_stream
 from services.querier.access import Access, hung_up
@@ -101,7 +101,8 @@ def _parse(body: bytes) -> ChatRequest:
     except ValidationError as error:
         detail = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in detail["loc"])
-        raise BadChatRequest(f"{where}: {detail['msg']}" if where else detail["msg"]) from None
+        said = plainly(detail["msg"])
+        raise BadChatRequest(f"{where}: {said}" if where else said) from None
     _check_model(chat.model)
     return chat
 

@@ -11,8 +11,8 @@ from datetime import timedelta
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
 
+from coremesh import tables
 from coremesh.command import say
 from coremesh.errors import BadSetting, CoremeshError
 from coremesh.events import ForwardEvent
@@ -162,7 +162,8 @@ def show(found: list[Comparison], console: Console) -> None:
             "No event has a shadow stack's rewards. Set COREMESH_REWARD_SHADOW to have some recorded."
         )
     for one in found:
-        table = Table("", "", title=f"shadow {one.shadow} beside {one.stack}", show_header=False)
+        table = tables.table(f"shadow {one.shadow} beside {one.stack}", "", "")
+        table.show_header = False
         table.add_row("events", str(one.events))
         table.add_row("completions", str(one.completions))
         table.add_row("the same best", _percent(one.best_agreement))
@@ -171,7 +172,8 @@ def show(found: list[Comparison], console: Console) -> None:
         table.add_row("rank correlation", said)
         table.add_row("weights moved", _percent(one.weights_moved))
         console.print(table)
-        weights = Table("uid", "weight", "under the shadow", "change")
+        numbers = ("uid", "weight", "under the shadow", "change")
+        weights = tables.table("", *numbers, numbers=numbers)
         for row in one.weights[:MOST_SHOWN]:
             change = f"{row.shadow - row.counting:+.4f}"
             weights.add_row(str(row.uid), f"{row.counting:.4f}", f"{row.shadow:.4f}", change)
@@ -201,7 +203,7 @@ def main(argv: Sequence[str]) -> int:
     if as_json:
         print(json.dumps([asdict(one) for one in found]))
     else:
-        show(found, Console())
+        show(found, tables.console())
     return DONE
 
 

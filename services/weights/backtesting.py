@@ -10,9 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
-from coremesh.command import positive, say, writing
+from coremesh import tables
+from coremesh.command import Parser, positive, say, writing
 from coremesh.errors import BadSetting, CoremeshError
 from coremesh.settings import ALL_SECTIONS, WeightsSettings, load
 from services.weights.backtest import Backtest, backtest
@@ -47,6 +47,10 @@ def rule_of_text(text: str, *, alpha: float, temperature: float) -> Rule:
         ) from None
 
 
+RULE_NUMBERS = ("miners", "with mean reward", "churn an epoch")
+PAIR_NUMBERS = ("spearman", "best ten in common")
+
+
 def main(argv: Sequence[str]) -> int:
     """The command. Gives the exit code."""
     given, words = _parser().parse_known_args(list(argv))
@@ -63,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
     if str(given.json) == "-":
         print(json.dumps(asdict(found)))
     else:
-        show(found, Console())
+        show(found, tables.console())
     return DONE if found.events else NOTHING
 
 
@@ -88,8 +92,8 @@ async def _run(given: argparse.Namespace, words: list[str]) -> Backtest:
         return await backtest(source.history, rules, epoch_blocks=epoch or 360, limits=limits)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="coremesh backtest",
         description="Folds the recorded history through several rules: final weights, rank correlations, churn and "
         "overlap of the best ten. The rule in force must give the scores that are held, bit for bit.",
@@ -108,7 +112,14 @@ def _parser() -> argparse.ArgumentParser:
         "--epoch-blocks", type=positive, help="blocks an epoch (the subnet's tempo, else 360)"
     )
     parser.add_argument("--from-parquet", metavar="DIR|s3://BUCKET/PREFIX", help="fold this archive first")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all of it as JSON; -: print it")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        nargs="?",
+        const=Path("-"),
+        metavar="FILE",
+        help="print all of it as JSON, or write it to this file",
+    )
     parser.add_argument("--png", type=Path, metavar="FILE", help="draw weights and churn (needs matplotlib)")
     return parser
 
@@ -128,17 +139,23 @@ def show(found: Backtest, console: Console) -> None:
         console.print(
             f"The history up to {found.trimmed} is not there: scores begin at 0 behind it.", highlight=False
         )
-    table = Table("rule", "miners", "with mean reward", "churn an epoch", "as held", title="rules")
+    table = tables.table("rules", "rule", *RULE_NUMBERS, "as held", numbers=RULE_NUMBERS)
     for one in found.rules:
         held = "" if one.live is None else "every bit" if one.live else "DIFFERENT"
         table.add_row(one.rule, str(len(one.weights)), _number(one.spearman_reward), _number(one.churn), held)
     console.print(table)
     if found.pairs:
-        pairs = Table("one", "two", "spearman", "best ten in common", title="pairs")
+        pairs = tables.table("pairs", "one", "two", *PAIR_NUMBERS, numbers=PAIR_NUMBERS)
         for pair in found.pairs:
             pairs.add_row(pair.one, pair.two, _number(pair.spearman), f"{pair.top_overlap:.0%}")
         console.print(pairs)
-    weights = Table("uid", "mean reward", *(one.rule for one in found.rules), title="final weights")
+    weights = tables.table(
+        "final weights",
+        "uid",
+        "mean reward",
+        *(one.rule for one in found.rules),
+        numbers=("uid", "mean reward"),
+    )
     best = sorted(
         {uid for one in found.rules for uid in one.weights},
         key=lambda uid: (-found.rules[0].weights.get(uid, 0.0), uid),

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from coremesh.command import say
+from coremesh.command import Parser, say
 from coremesh.errors import BadSetting, CoremeshError
 from coremesh.events import ForwardEvent
 from coremesh.history import Entry, History
@@ -153,8 +153,8 @@ def _digests(entries: Sequence[Entry]) -> list[int]:
     return sorted({digest for event in events for digest in event.hotkeys.tolist()} - {0})
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="coremesh history export",
         description="Writes the events that Redis has as Parquet, in the layout of docs/researchers.md.",
         epilog="Settings are taken too: --redis.url, --chain.netuid, --archive.s3_endpoint, --config FILE, ...",
@@ -171,5 +171,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _time(word: str) -> int:
-    at = datetime.fromisoformat(word)
+    try:
+        at = datetime.fromisoformat(word)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{word!r} is no time; write 2026-01-31 or 2026-01-31T12:00"
+        ) from None
     return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from coremesh.cli import show
 from coremesh.cli.explain import explanation
-from coremesh.command import say
+from coremesh.command import Parser, say
 from coremesh.contracts import Explanation, SignedExplanation
 from coremesh.errors import BadSetting, BadWallet, CoremeshError, HistoryUnavailable, Unavailable
 from coremesh.history import History
@@ -97,8 +97,8 @@ async def _run(given: argparse.Namespace, words: list[str]) -> SignedExplanation
     return sign(found, keypair) if keypair else SignedExplanation(explanation=found)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="coremesh explain --offline", allow_abbrev=False)
+def _parser() -> Parser:
+    parser = Parser(prog="coremesh explain --offline", allow_abbrev=False)
     parser.add_argument("uid", type=int)
     parser.add_argument("--events", type=_bounded, default=50)
     parser.add_argument("--sign", action="store_true")
@@ -108,7 +108,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _bounded(word: str) -> int:
-    number = int(word)
-    if not 1 <= number <= MOST_EVENTS:
-        raise ValueError(word)
-    return number
+    if not word.isdecimal() or not 1 <= int(word) <= MOST_EVENTS:
+        raise argparse.ArgumentTypeError(f"{word!r} is no whole number from 1 to {MOST_EVENTS}")
+    return int(word)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 from rich.console import Console
-from rich.table import Table
 
-from coremesh.command import say
+from coremesh import tables
+from coremesh.command import Parser, say
 from coremesh.errors import BadSetting, CoremeshError
 from coremesh.events import Event
 from coremesh.history import Checkpoint, Submission
@@ -253,12 +252,14 @@ def show(report: Report, console: Console) -> None:
         verdict = "equal" if report.chain.equal else "NOT EQUAL"
         console.print(f"chain at block {report.chain.block}: {verdict}, {report.chain.note}", highlight=False)
     if report.differences:
-        table = Table("uid", "held", "replayed", title="scores that differ")
+        table = tables.table("scores that differ", "uid", "held", "replayed", numbers=("uid",))
         for d in report.differences:
             table.add_row(str(d.uid), repr(d.held), repr(d.replayed))
         console.print(table)
     if report.submissions:
-        table = Table("block", "result", "up to event", "equal", "note", title="submissions")
+        equal = sum(s.equal for s in report.submissions)
+        title = f"submissions: {equal:,} of {len(report.submissions):,} equal"
+        table = tables.table(title, "block", "result", "up to event", "equal", "note", numbers=("block",))
         for s in report.submissions:
             table.add_row(str(s.block), s.result, s.last_id, "yes" if s.equal else "NO", s.note)
         console.print(table)
@@ -279,12 +280,12 @@ def main(argv: Sequence[str]) -> int:
     if given.json:
         print(json.dumps(asdict(report)))
     else:
-        show(report, Console())
+        show(report, tables.console())
     return report.exit_code
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+def _parser() -> Parser:
+    parser = Parser(prog="coremesh replay", add_help=False, allow_abbrev=False)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--from-parquet")
     parser.add_argument("--chain", action="store_true")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from coremesh.command import say
+from coremesh.command import Parser, say
 from coremesh.contracts import SignedExplanation
 from coremesh.errors import BadSetting
 from services.weights.proof import Verdict, verify
@@ -54,8 +53,8 @@ def read(file: Path) -> SignedExplanation:
         ) from None
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="coremesh verify",
         description="Checks the signature of an explanation, who signed it, and every share and score in it. No "
         "history, no chain and no wallet is needed.",

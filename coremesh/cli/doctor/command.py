@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from coremesh import tables
 from coremesh.cli import findings, preflight, show
 from coremesh.cli.doctor import machine, network, packages
 from coremesh.cli.doctor.run import Check, Patient, examine_all
@@ -94,7 +94,7 @@ def doctor(
     if as_json:
         show.as_json(findings.as_document(found))
     else:
-        findings.show(found, Console(), "this machine")
+        findings.show(found, tables.console(), "this machine")
     sys.stdout.flush()
     raise typer.Exit(1 if any(one.level == "fail" for one in found) else 0)
 

@@ -81,7 +81,9 @@ def miner(
     if standing is not None and standing.hotkey != neuron.hotkey:
         standing = None
     better = (
-        [row for row in scores.value.rows if row.score > standing.score] if scores.value and standing else []
+        [row for row in scores.value.rows if (-row.score, row.uid) < (-standing.score, uid)]
+        if scores.value and standing
+        else []
     )
     return MinerPage(
         row=_leaders([uid], metagraph, own_hotkey, follower.window, scores.value, weights.value)[0],

@@ -11,14 +11,16 @@ from coremesh import __version__
 from coremesh.history.recorder import Recorder
 from coremesh.service import Health
 from coremesh.types import StreamId, stream_key
+from services.querier.dashboard.cached import Seen
 from services.querier.dashboard.follower import HistoryFollower
-from services.querier.dashboard.peers import Peers, Probe
+from services.querier.dashboard.peers import Peers, Probe, SubmissionRecords
 from services.querier.dashboard.shapes import OverviewResponse, ServiceState, ViewerState
 from services.querier.dashboard.viewer import Viewer
 from services.querier.snapshot import SnapshotFollower
 
 Facts = dict[str, str | int | float | bool | None]
 SHORT = 20
+MOST_CHARS = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,10 +39,10 @@ class Overview:
     async def at_a_glance(self, viewer: Viewer) -> OverviewResponse:
         """For one viewer. Never raises for a part that is away."""
         peers = self.peers
-        probes, scores, weights, head, stack, training = await asyncio.gather(
+        probes, scores, submissions, head, stack, training = await asyncio.gather(
             peers.health(),
             peers.scores.get(),
-            peers.weights.get(),
+            peers.submissions.get(),
             peers.head.get(),
             peers.stack.get(),
             peers.training.get(),
@@ -88,7 +90,7 @@ class Overview:
             per_minute=self.follower.per_minute(),
             waiting=self.recorder.waiting,
             scored_events=scores.value.events if scores.value else None,
-            held=weights.value.held if weights.value and weights.problem is None else None,
+            held=_held(submissions) if submissions.problem is None else None,
             top_k=self.top_k,
         )
 
@@ -142,3 +144,10 @@ class Overview:
             return 0, 0.0
         newest = stream_key(self.follower.last_id)[0]
         return behind, max(0.0, (newest - place[0]) / 1000)
+
+
+def _held(seen: Seen[SubmissionRecords]) -> str | None:
+    """Why weights that were due were not sent. What would hold them while none are due is no news: right after a
+    submission nothing new is scored yet."""
+    newest = seen.value.submissions[0] if seen.value and seen.value.submissions else None
+    return newest.reason[:MOST_CHARS] if newest is not None and newest.result == "held" else None

@@ -49,7 +49,7 @@ class OverviewResponse(Contract):
     per_minute: float | None = Field(description="forwards a minute of late")
     waiting: int = Field(description="events on this querier's disk that Redis does not have yet")
     scored_events: int | None
-    held: str | None = Field(description="why the next submission of weights is held, if it is")
+    held: str | None = Field(description="why weights that were due are held, if they are")
     top_k: int = Field(description="miners asked for a user's prompt, where the user does not say")
 
 
@@ -95,7 +95,7 @@ class MinerPage(Contract):
     """One miner in full."""
 
     row: LeaderRow
-    rank: int | None = Field(description="by score, from 1")
+    rank: int | None = Field(description="by score, from 1; equal scores rank by uid")
     coldkey: str
     stake: float
     registered_at: int
@@ -204,7 +204,7 @@ class SubmissionList(Contract):
     """Attempts, newest first."""
 
     submissions: tuple[SubmissionSummary, ...]
-    held: str | None
+    held: str | None = Field(description="why weights would be held if they were due now")
     stale: str | None
     stale_s: float
 

@@ -15,7 +15,7 @@ USER = {"role": "user", "content": "Why is the sky blue?"}
 
 BAD_BODIES: list[tuple[dict[str, Any], int, str, str]] = [
     ({}, 400, "bad_request", "messages: field required"),
-    ({"messages": []}, 400, "bad_request", "messages: tuple should have at least 1 item"),
+    ({"messages": []}, 400, "bad_request", "messages: the list should have at least 1 item"),
     ({"messages": None}, 400, "bad_request", "messages: input should be a valid tuple"),
     ({"messages": "hello"}, 400, "bad_request", "messages: input should be a valid tuple"),
     (
@@ -111,7 +111,7 @@ async def test_bad_forwards_are_refused(world: World) -> None:
     for change, part in [
         ({"topk": 0}, "topk is 0; it takes a number of miners, or -1 for all"),
         ({"topk": -2}, "topk is -2"),
-        ({"roles": []}, "roles: tuple should have at least 1 item"),
+        ({"roles": []}, "roles: the list should have at least 1 item"),
         ({"roles": ["user", "user"]}, "2 roles for 1 messages"),
         ({"roles": ["king"]}, "'system', 'user' or 'assistant'"),
         ({"messages": [""]}, "at least 1 character"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -161,7 +162,7 @@ async def test_the_leaderboard_is_sorted_searched_and_walked_by_keyboard(
     await expect(page.locator("th[aria-sort='descending']")).to_have_text("Uid")
     await page.get_by_role("button", name="Latency").click()
     await expect(uids).to_have_text(["1", "2", "3"])
-    await expect(page.locator(".spark polyline")).to_have_count(3)
+    await expect(page.locator(".spark path")).to_have_count(3)
     await page.get_by_label("miners only").uncheck()
     await expect(uids).to_have_count(5)
     await page.get_by_role("searchbox").fill(metagraph.neurons[2].hotkey[5:20])
@@ -230,3 +231,102 @@ async def test_the_page_stays_when_the_querier_goes_away(world: World, chromium:
     await expect(page.locator(".notice").first).to_contain_text("The querier does not answer.")
     await expect(page.locator(".service")).to_have_count(6)
     await expect(page.locator(".tops li")).to_have_count(2)
+
+
+LOW_CONTRAST = """() => {
+  const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  const rgba = (colour) => {
+    canvas.clearRect(0, 0, 1, 1);
+    canvas.fillStyle = colour;
+    canvas.fillRect(0, 0, 1, 1);
+    return [...canvas.getImageData(0, 0, 1, 1).data];
+  };
+  const luminance = (c) => {
+    const linear = (v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    const [r, g, b] = c.slice(0, 3).map((v) => linear(v / 255));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = (element) => {
+    for (; element; element = element.parentElement) {
+      const found = rgba(getComputedStyle(element).backgroundColor);
+      if (found[3] > 200) return found;
+    }
+    return [255, 255, 255];
+  };
+  const low = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const element = walker.currentNode.parentElement;
+    if (!walker.currentNode.textContent.trim() || !element.getClientRects().length || element.disabled) continue;
+    const style = getComputedStyle(element);
+    const [one, two] = [luminance(rgba(style.color)), luminance(behind(element))];
+    const ratio = (Math.max(one, two) + 0.05) / (Math.min(one, two) + 0.05);
+    const least = parseFloat(style.fontSize) >= 24 ? 3 : 4.5;
+    if (ratio < least) low.push(`${walker.currentNode.textContent} ${ratio.toFixed(2)}`);
+  }
+  return low;
+}"""
+"""Texts whose contrast is below WCAG 2.2's level AA (1.4.3): 4.5 to 1, and 3 to 1 from 24 px on."""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_every_text_stands_out_enough_from_what_is_behind_it(
+    world: World, chromium: Browser, scheme: str
+) -> None:
+    _, doubles, metagraph, url = await world_with_page(world, "One.", "Two.")
+    made = await seed(world.history, metagraph, 8)
+    doubles.submissions = [
+        submission(3, "held", reason="few"),
+        submission(2, "landed"),
+        submission(1, "failed"),
+    ]
+    doubles.explanations[1] = explanation(metagraph, 1, 0.2)
+    page = await tab(chromium, color_scheme=scheme, reduced_motion="reduce")
+    seen = {"": ".tops li", "miners": "tbody tr", "miners/1": ".explain tr", "events": ".events li"}
+    seen |= {
+        "weights": "tbody .chip",
+        "gating": ".stats",
+        "ask": ".hint",
+        f"events/{made[-1].id}": "tbody tr",
+    }
+    for view, there in seen.items():
+        await page.goto(f"{url}/#/{view}")
+        await expect(page.locator(there).first).to_be_visible()
+        assert await page.evaluate(LOW_CONTRAST) == [], view
+
+
+async def test_weights_that_were_due_and_held_are_told_on_the_first_page(
+    world: World, chromium: Browser
+) -> None:
+    _, doubles, _, url = await world_with_page(world, "Words.")
+    doubles.held = "nothing new was scored"
+    doubles.submissions = [submission(1, "landed")]
+    page = await tab(chromium)
+    await page.goto(url)
+    await expect(page.locator(".service .chip").first).to_have_text("up")
+    await expect(page.get_by_text("Weights are held")).to_be_hidden()
+    doubles.submissions = [submission(2, "held", reason="the vector moved too far"), submission(1, "landed")]
+    await expect(page.get_by_text("Weights are held: the vector moved too far.")).to_be_visible()
+    await page.goto(f"{url}/#/weights")
+    await expect(page.locator(".next")).to_contain_text("they would be held: nothing new was scored.")
+    await expect(page.locator(".terms")).to_contain_text("due, but not sent")
+
+
+async def test_a_uid_that_nobody_has_is_said_to_be_nobodys(world: World, chromium: Browser) -> None:
+    *_, url = await world_with_page(world, "Words.")
+    page = await tab(chromium)
+    await page.goto(f"{url}/#/miners/999")
+    await expect(page.locator("main")).to_contain_text("There is no miner 999")
+    await expect(page.locator(".card")).to_have_count(1)
+    await page.goto(f"{url}/#/miners/0")
+    await expect(page.locator("main")).to_contain_text("Validators are not asked, only miners.")
+
+
+async def test_a_chart_tells_the_values_under_the_pointer(world: World, chromium: Browser) -> None:
+    _, _, metagraph, url = await world_with_page(world, "One.", "Two.")
+    await seed(world.history, metagraph, 30)
+    page = await tab(chromium)
+    await page.goto(f"{url}/#/gating")
+    await expect(page.locator(".legend .at")).to_contain_text("newest:")
+    await page.locator(".chart .u-over").hover(position={"x": 5, "y": 50})
+    await expect(page.locator(".legend .at")).to_contain_text(re.compile(r"^at \d\d:\d\d:\d\d$"))

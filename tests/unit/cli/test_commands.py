@@ -92,6 +92,16 @@ def test_an_error_is_a_sentence_a_remedy_and_a_code(cli: Cli, words: tuple[str, 
         ),
         (("up", "--tempo", "x"), r"coremesh: Invalid value for '--tempo': .* \[usage\]\n"),
         (("config", "--redis.url=http://x"), r"coremesh: --redis\.url: .* \[bad_setting\]\n"),
+        (
+            ("config", "--neuron.alpha=1"),
+            r"coremesh: flag --neuron\.alpha: neither the original .* \[bad_setting\]\n",
+        ),
+        (("history", "export"), r"coremesh: .* --to\. `coremesh history export --help` .* \[usage\]\n"),
+        (
+            ("history", "export", "--to=x", "--from=yesterday"),
+            r"coremesh: argument --from: 'yesterday' is no time; .* \[usage\]\n",
+        ),
+        (("backtest", "--epoch-blocks=0"), r"coremesh: .*'0' is no whole number from 1 on\. .* \[usage\]\n"),
         (("config", "--mock"), r"coremesh: --mock was an option of the original .* \[bad_setting\]\n"),
     ],
 )

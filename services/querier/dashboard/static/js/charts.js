@@ -13,9 +13,10 @@ function colour(name) {
 
 /**
  * A chart that follows the theme and its box. `series`: [{label, colour, points, dash, fill}], `draw(u)` gives the
- * data [[x…], [y…], …]; x are seconds. `describe` says in words what is seen.
+ * data [[x…], [y…], …]; x are seconds. `describe` says in words what is seen. `point(i)` hears which point the pointer
+ * is over, null for none.
  */
-export function chart({ series, short = false, describe, range = null }) {
+export function chart({ series, short = false, describe, range = null, point = () => {} }) {
   const element = h(`div.chart${short ? ".short" : ""}`, { role: "img", "aria-label": "" });
   let plot = null;
   let data = null;
@@ -27,6 +28,7 @@ export function chart({ series, short = false, describe, range = null }) {
       height: element.clientHeight || 200,
       legend: { show: false },
       cursor: { y: false, points: { size: 7 }, drag: { x: false, y: false } },
+      hooks: { setCursor: [(u) => point(u.cursor.idx ?? null)] },
       padding: [8, 32, 0, 0],
       scales: { y: { range: range ?? ((u, low, high) => spread(low, high)) } },
       axes: [
@@ -72,7 +74,7 @@ export function chart({ series, short = false, describe, range = null }) {
 }
 
 function spread(low, high) {
-  if (low === null || high === null) return [0, 1];
+  if (low === null || high === null || (low === 0 && high === 0)) return [0, 1];
   const room = (high - low || Math.abs(high) || 1) * 0.08;
   return [low >= 0 && low < high * 0.5 ? 0 : low - room, high + room];
 }
@@ -85,22 +87,28 @@ export function redrawAll() {
 const WIDTH = 112;
 const HEIGHT = 26;
 
-/** The last values as a line, oldest first; a null is a failure and gets a tick at the bottom. */
+/** The last values as a line, oldest first; a null is a failure: it breaks the line and gets a tick at the bottom. */
 export function sparkline(values, label) {
   const known = values.filter((value) => value !== null);
   const low = Math.min(0, ...known);
   const high = Math.max(low + 1e-9, ...known);
   const step = values.length > 1 ? WIDTH / (values.length - 1) : 0;
   const y = (value) => HEIGHT - 3 - ((value - low) / (high - low)) * (HEIGHT - 6);
-  const points = [];
   const failures = [];
+  const lone = [];
+  let path = "";
   values.forEach((value, i) => {
     const x = (i * step).toFixed(1);
-    if (value === null) failures.push(svg("line.fail", { x1: x, x2: x, y1: HEIGHT - 4, y2: HEIGHT }));
-    else points.push(`${x},${y(value).toFixed(1)}`);
+    if (value === null) {
+      failures.push(svg("line.fail", { x1: x, x2: x, y1: HEIGHT - 4, y2: HEIGHT }));
+      return;
+    }
+    const begins = i === 0 || values[i - 1] === null;
+    const ends = i === values.length - 1 || values[i + 1] === null;
+    if (begins && ends) lone.push(svg("circle", { cx: Math.min(WIDTH - 2, Math.max(2, x)), cy: y(value).toFixed(1), r: 2 }));
+    else path += `${begins ? "M" : "L"}${x} ${y(value).toFixed(1)}`;
   });
-  if (points.length === 1) points.push(points[0]);
   return svg("svg.spark", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": label },
     svg("line.base", { x1: 0, x2: WIDTH, y1: HEIGHT - 0.5, y2: HEIGHT - 0.5 }),
-    points.length > 0 && svg("polyline", { points: points.join(" ") }), failures);
+    path && svg("path", { d: path }), lone, failures);
 }

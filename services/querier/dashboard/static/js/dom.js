@@ -52,8 +52,9 @@ export function card(title, { more = null, hint = null, flush = false, span = ""
   return made;
 }
 
-export function chip(text, kind = "") {
-  return h(`span.chip${kind ? `.${kind}` : ""}`, {}, h("i.dot", { "aria-hidden": "true" }), text);
+/** `title` tells what the word means. */
+export function chip(text, kind = "", title = null) {
+  return h(`span.chip${kind ? `.${kind}` : ""}`, { title }, h("i.dot", { "aria-hidden": "true" }), text);
 }
 
 export function bar(share, extra = "") {
@@ -67,5 +68,5 @@ export function facts(pairs) {
 }
 
 export function stats(pairs) {
-  return h("dl.stats", {}, pairs.map(([name, value, note]) => h("div", {}, h("dt", {}, name), h("dd", {}, value, note && h("small", {}, ` ${note}`)))));
+  return h("dl.stats", {}, pairs.map(([name, value, note]) => h("div", {}, h("dt", {}, name), h("dd", {}, value, note && " ", note && h("small", {}, note)))));
 }

@@ -1,6 +1,7 @@
 // What several views show alike.
 import { chip, h, put } from "./dom.js";
 import { clock, count, number, seconds, statusKind, words } from "./format.js";
+import { KINDS, STATUSES } from "./terms.js";
 import { shortKey } from "./text.js";
 
 const ended = (text) => (/[.!?]$/.test(text) ? "" : ".");
@@ -36,19 +37,20 @@ export function notice() {
 }
 
 export function statusChip(status) {
-  return chip(words(status), statusKind(status));
+  return chip(words(status), statusKind(status), STATUSES[status]);
 }
 
-export function minerLink(uid, hotkey = null) {
-  return h("a", { href: `#/miners/${uid}` }, String(uid), hotkey !== null && h("span.key", {}, ` ${shortKey(hotkey)}`));
+/** `named` where no column's head says that the number is a uid. */
+export function minerLink(uid, hotkey = null, { named = false } = {}) {
+  return h("a", { href: `#/miners/${uid}` }, named ? `uid ${uid}` : String(uid), hotkey !== null && h("span.key", {}, ` ${shortKey(hotkey)}`));
 }
 
-const KINDS = { inference: "accent", question: "", answer: "", forward: "accent", metagraph: "warn" };
+const COLOURS = { inference: "accent", question: "", answer: "", forward: "accent", metagraph: "warn" };
 
 /** A line of the list of events. */
 export function eventLine(row, { fresh = false, brief = false } = {}) {
   const time = h("time", { datetime: new Date(row.time_ms).toISOString() }, clock(row.time_ms));
-  const kind = h("span.kind", {}, h(`span.chip${KINDS[row.kind] ? `.${KINDS[row.kind]}` : ""}`, {}, words(row.kind)));
+  const kind = h("span.kind", {}, h(`span.chip${COLOURS[row.kind] ? `.${COLOURS[row.kind]}` : ""}`, { title: KINDS[row.kind] }, words(row.kind)));
   if (row.kind === "metagraph") {
     const what = row.changes ? `${count(row.changes)} ${row.changes === 1 ? "uid" : "uids"} changed` : "permits changed";
     return h("li", {}, h(`div.still${fresh ? ".fresh" : ""}`, {}, time, kind, h("span.what", {}, what), h("span.end.muted.small", {}, `block ${count(row.block)}`)));
@@ -64,6 +66,11 @@ export function eventLine(row, { fresh = false, brief = false } = {}) {
 
 function own(row) {
   return row.own_status === "ok" ? h("b", {}, number(row.own_reward)) : statusChip(row.own_status);
+}
+
+/** The heads of a list of events; `last` is what its numbers are. */
+export function eventHeads(last) {
+  return h("div.events.heads", { "aria-hidden": "true" }, h("div.still", {}, h("span", {}, "Time"), h("span.kind", {}, "Kind"), h("span.what", {}, "What came back"), h("span.end", {}, last)));
 }
 
 /** A bounded list of events that asks only for what is new. Gives {element, take(rows)}. */

@@ -91,7 +91,7 @@ function shown(answer) {
   const high = Math.max(1e-9, ...all.map((one) => one.reward ?? 0));
   return h("div.grid", {},
     h("section.card.answer", { "aria-label": "Best answer" },
-      h("header", {}, h("h2", {}, "Best answer"), h("span.muted.small", {}, "from ", minerLink(answer.uid, answer.hotkey), answer.reward !== null && ` \u00b7 reward ${number(answer.reward)}`),
+      h("header", {}, h("h2", {}, "Best answer"), h("span.muted.small", {}, "from ", minerLink(answer.uid, answer.hotkey, { named: true }), answer.reward !== null && ` \u00b7 reward ${number(answer.reward)}`),
         answer.degraded.length > 0 && chip(`without ${answer.degraded.map(words).join(", ")}`, "warn")),
       text(answer.completion)),
     card("Where the time went", { more: h("span.muted", {}, `${seconds(answer.timings.total)} in all`) }, timings(answer.timings)),
@@ -109,7 +109,7 @@ function timings(spent) {
 
 function completion(one, high) {
   return h("li", {},
-    h("div.meta", {}, minerLink(one.uid, one.hotkey), statusChip(one.status), h("span.muted", {}, seconds(one.latency_s)),
-      h("span.reward", {}, number(one.reward), one.reward !== null && bar(one.reward / high))),
+    h("div.meta", {}, minerLink(one.uid, one.hotkey, { named: true }), statusChip(one.status), h("span.muted", {}, seconds(one.latency_s)),
+      h("span.reward", {}, one.reward !== null && h("span.muted", {}, "reward "), number(one.reward), one.reward !== null && bar(one.reward / high))),
     one.completion ? text(one.completion) : null);
 }

@@ -1,11 +1,13 @@
 // The learning curve: its first choice against chance.
 import { chart } from "../charts.js";
 import { empty, h } from "../dom.js";
-import { number } from "../format.js";
+import { clock, number } from "../format.js";
 
 export function curve({ short = false } = {}) {
+  let known = [];
   const drawn = chart({
     short,
+    point: told,
     series: [
       { label: "best of the asked", colour: "muted", dash: [4, 4], width: 1.5 },
       { label: "asked at random", colour: "second" },
@@ -20,6 +22,17 @@ export function curve({ short = false } = {}) {
     h("li", {}, h("i.accent"), "gating's first choice", values[0]),
     h("li", {}, h("i.second"), "a random miner", values[1]),
     h("li", {}, h("i.line"), "best of the asked", values[2]));
+  const moment = h("li.at");
+  legend.append(moment);
+
+  /** The values under the pointer, or the newest. */
+  function told(at) {
+    const one = known[at] ?? known.at(-1);
+    if (!one) return;
+    ["first", "mean", "best"].forEach((name, i) => { values[i].textContent = number(one[name]); });
+    moment.textContent = `${known[at] ? "at" : "newest:"} ${clock(one.time_ms)}`;
+  }
+
   const none = h("div", {}, empty("Nothing learnt yet", "The curve begins with the first rewarded training events."));
   const element = h("div", {}, legend, drawn.element, none);
   none.hidden = true;
@@ -33,7 +46,8 @@ export function curve({ short = false } = {}) {
       if (!there) return;
       const column = (name) => points.map((point) => point[name]);
       drawn.update([column("time_ms").map((ms) => ms / 1000), column("best"), column("mean"), column("first")]);
-      ["first", "mean", "best"].forEach((name, i) => { values[i].textContent = number(points.at(-1)[name]); });
+      known = points;
+      told(null);
     },
     stop: drawn.stop,
   };

@@ -3,6 +3,7 @@ import { get } from "../api.js";
 import { card, empty, h, put, stats } from "../dom.js";
 import { count, number, seconds, when, words } from "../format.js";
 import { minerLink, notice, statusChip } from "../shared.js";
+import { KINDS } from "../terms.js";
 import { line, tame } from "../text.js";
 
 export function event(main, frame, id) {
@@ -25,7 +26,7 @@ function shown(found) {
   const parts = [...new Set(miners.flatMap((one) => Object.keys(one.parts)))].slice(0, 8);
   return [
     stats([
-      ["Kind", words(row.kind)],
+      ["Kind", words(row.kind), KINDS[row.kind] ?? null],
       ["Answered", `${row.succeeded}`, `of ${row.asked} asked, ${count(found.available)} available`],
       ["Best reward", number(row.best_reward), row.best_uid === null ? null : `uid ${row.best_uid}`],
       ["Slowest", seconds(row.slowest_s)],
@@ -34,7 +35,10 @@ function shown(found) {
     h("div.grid.section", {},
       found.prompt?.length && card("Prompt", {}, h("div.prompt", {}, found.prompt.map(turn))),
       !found.texts && h("p.hint", {}, "Prompt and completions are shown to this validator's operator."),
-      card("Miners", { flush: true }, h("div.scroll", { tabindex: "0", role: "region", "aria-label": "Miners of this event" }, h("table", {},
+      card("Miners", {
+        flush: true,
+        hint: `Gating: what the gating head expected of each, higher is better.${parts.length ? " The columns after the latency are what the reward functions gave and what each mask lets through, from 0 to 1." : ""}`,
+      }, h("div.scroll.pinned", { tabindex: "0", role: "region", "aria-label": "Miners of this event" }, h("table", {},
         h("thead", {}, h("tr", {}, ["Uid", "Status", "Reward", "Gating", "Latency", ...parts].map((name, i) => h(`th${i > 1 ? ".num" : ""}`, { scope: "col" }, words(line(name, 40)))))),
         h("tbody", {}, miners.map((one) => minerRow(one, parts)))))),
       miners.some((one) => one.completion) && card("Completions", { flush: true }, h("ol.completions", {}, miners.filter((one) => one.completion).map(completion)))),
@@ -57,7 +61,7 @@ function turn(message) {
 
 function completion(one) {
   return h("li", {},
-    h("div.meta", {}, minerLink(one.uid, one.hotkey), statusChip(one.status), h("span.reward", {}, number(one.reward))),
+    h("div.meta", {}, minerLink(one.uid, one.hotkey, { named: true }), statusChip(one.status), h("span.reward", {}, one.reward !== null && h("span.muted", {}, "reward "), number(one.reward))),
     text(one.completion, one.chars));
 }
 

@@ -3,7 +3,8 @@ import { get } from "../api.js";
 import { empty, h, loading, put } from "../dom.js";
 import { number } from "../format.js";
 import { poll } from "../poll.js";
-import { eventList, notice } from "../shared.js";
+import { eventHeads, eventList, notice } from "../shared.js";
+import { KINDS } from "../terms.js";
 
 const MOST = 150;
 
@@ -11,6 +12,7 @@ export function events(main, frame) {
   const warning = notice();
   const list = eventList(MOST);
   const none = h("div", {}, loading());
+  const heads = eventHeads("Best reward");
   const rate = h("p", { role: "status" }, "\u00a0");
   let last = "0-0";
   let paused = false;
@@ -18,8 +20,10 @@ export function events(main, frame) {
   put(main,
     h("div.head", {}, h("h1", {}, "Events"), rate, h("div.right", {}, button)),
     warning.element,
-    h("section.card.flush", {}, list.element, none));
+    h("dl.terms", {}, Object.entries(KINDS).map(([kind, meaning]) => h("div", {}, h("dt", {}, kind), h("dd", {}, meaning)))),
+    h("section.card.flush", {}, heads, list.element, none));
   list.element.hidden = true;
+  heads.hidden = true;
 
   const follow = poll(1500, async () => {
     if (paused) return;
@@ -30,6 +34,7 @@ export function events(main, frame) {
     put(none, empty("No events yet", "The trainer asks its first question in a few seconds."));
     none.hidden = list.element.children.length > 0;
     list.element.hidden = !none.hidden;
+    heads.hidden = !none.hidden;
   }, (problem) => warning.say(problem, frame));
   const unwatch = frame.watch((mesh) => {
     const text = mesh?.per_minute ? `${number(mesh.per_minute, mesh.per_minute < 10 ? 1 : 0)} a minute` : "\u00a0";

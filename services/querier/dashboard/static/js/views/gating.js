@@ -8,7 +8,7 @@ import { curve } from "./curve.js";
 
 export function gating(main, frame) {
   const warning = notice();
-  const numbers = h("div", {}, stats([["Lift", "\u2013"], ["Head", "\u2013"], ["Steps learnt", "\u2013"], ["Hotkeys known", "\u2013"]]));
+  const numbers = h("div", {}, stats([["Its first choice earns", "\u2013"], ["Rule", "\u2013"], ["Steps learnt", "\u2013"], ["Hotkeys known", "\u2013"], ["Events in the curve", "\u2013"]]));
   const learning = curve();
   put(main,
     h("div.head", {}, h("h1", {}, "Gating"), h("p", {}, "It learns from the events which miners to ask for a prompt.")),
@@ -20,11 +20,11 @@ export function gating(main, frame) {
     const found = await get("learning");
     warning.stale(found.stale, 0);
     put(numbers, stats([
-      ["First choice against chance", found.lift === null ? "\u2013" : `\u00d7${number(found.lift, 2)}`, found.events ? "of late" : null],
-      ["Rule", found.rule ? words(found.rule) : "\u2013", found.version === null ? null : `head ${count(found.version)}`],
-      ["Steps learnt", count(found.steps)],
-      ["Hotkeys known", count(found.hotkeys), found.features === null ? null : `${count(found.features)} features`],
-      ["Events in the curve", count(found.events)],
+      ["Its first choice earns", found.lift === null ? "\u2013" : `\u00d7${number(found.lift, 2)}`, found.events ? "a random miner's reward" : null],
+      ["Rule", found.rule ? words(found.rule) : "\u2013", found.version === null ? null : `version ${count(found.version)} of its head`],
+      ["Steps learnt", count(found.steps), found.steps === null ? null : "one an event"],
+      ["Hotkeys known", count(found.hotkeys), found.features === null ? null : `${count(found.features)} prompt features`],
+      ["Events in the curve", count(found.events), found.events ? "the newest" : null],
     ]));
     learning.update(found);
   }, (problem) => warning.say(problem, frame));

@@ -11,26 +11,22 @@ import { line, shortKey } from "../text.js";
 const ROLES = { validator: "validator", self: "this validator", silent: "no axon" };
 const COLUMNS = [
   { name: "uid", title: "Uid", num: true, value: (row) => row.uid, cell: (row) => h("a", { href: `#/miners/${row.uid}` }, String(row.uid)) },
-  { name: "hotkey", title: "Hotkey", value: (row) => row.hotkey, sign: (row) => [row.hotkey, row.role], cell: hotkey },
+  { name: "hotkey", title: "Hotkey", wide: true, value: (row) => row.hotkey, sign: (row) => [row.hotkey, row.role], cell: hotkey },
   { name: "score", title: "Score", num: true, value: (row) => row.score, cell: (row) => number(row.score, 4) },
-  { name: "weight", title: "Weight", num: true, value: (row) => row.weight, sign: (row) => [row.weight, row.on_chain], cell: weight },
+  { name: "weight", title: "Weight", num: true, value: (row) => row.weight, cell: (row) => percent(row.weight, 2) },
+  { name: "on_chain", title: "On chain", num: true, wide: true, value: (row) => row.on_chain, cell: (row) => percent(row.on_chain, 2) },
   { name: "success", title: "Success", num: true, value: (row) => row.success, sign: (row) => [row.success, row.asked], cell: success },
   { name: "latency", title: "Latency", num: true, first: "ascending", value: (row) => row.latency_s, cell: (row) => seconds(row.latency_s) },
   { name: "reward", title: "Reward", num: true, value: (row) => row.reward, cell: (row) => number(row.reward) },
-  { name: "rewards", title: "Last rewards", sort: false, value: (row) => row.rewards, sign: (row) => [row.last_ms, row.rewards.length], cell: (row) => sparkline(row.rewards, spoken(row)) },
+  { name: "rewards", title: "Last rewards", sort: false, wide: true, value: (row) => row.rewards, sign: (row) => [row.last_ms, row.rewards.length], cell: (row) => sparkline(row.rewards, spoken(row)) },
 ];
 
 function hotkey(row) {
   return [h("span.key", { title: line(row.hotkey, 80) }, shortKey(row.hotkey)), ROLES[row.role] ? [" ", h("span.chip", {}, ROLES[row.role])] : []].flat();
 }
 
-function weight(row) {
-  const held = row.on_chain === null ? "" : `on chain ${percent(row.on_chain, 2)}`;
-  return h("span", { title: held }, percent(row.weight, 2));
-}
-
 function success(row) {
-  if (row.success === null) return "\u2013";
+  if (row.success === null) return ["\u2013", bar(0)];
   return [h("span", { title: `of its last ${row.asked} requests` }, percent(row.success, 0)), bar(row.success)];
 }
 
@@ -53,7 +49,7 @@ export function miners(main, frame) {
   search.value = kept.text;
   only.checked = kept.only;
   put(main,
-    h("div.head", {}, h("h1", {}, "Miners"), h("p", {}, "Success, latency and rewards are over each miner's last requests, at most 240.")),
+    h("div.head", {}, h("h1", {}, "Miners"), h("p", {}, "Weight is what would be set now. Success, median latency and mean reward are over each miner's last requests, at most 240.")),
     warning.element,
     h("div.filters", { role: "search" }, search, h("label.check", {}, only, "miners only"), shown),
     h("section.card.flush", {}, scroll, none));

@@ -2,9 +2,9 @@
 import { get } from "../api.js";
 import { sparkline } from "../charts.js";
 import { card, chip, empty, h, loading, put, stats } from "../dom.js";
-import { count, number, percent, seconds, words } from "../format.js";
+import { count, number, percent, seconds, span, words } from "../format.js";
 import { poll } from "../poll.js";
-import { eventList, notice } from "../shared.js";
+import { eventHeads, eventList, notice } from "../shared.js";
 import { shortKey } from "../text.js";
 import { curve } from "./curve.js";
 
@@ -25,7 +25,9 @@ export function overview(main, frame) {
   const numbers = h("div", {}, stats([["Miners to ask", "\u2013"], ["Events a minute", "\u2013"], ["Events scored", "\u2013"], ["Block", "\u2013"]]));
   const services = h("ul.services", { "aria-label": "Services" }, Object.keys(ROLES).map(waiting));
   const list = eventList(8, { brief: true });
+  const heads = eventHeads("Best reward");
   const none = h("div", {}, loading());
+  const topHeads = h("div.tops.heads", { "aria-hidden": "true" }, h("div", {}, h("span"), h("span", {}, "Uid"), h("span", {}, "Hotkey"), h("span.spark-head", {}, "Last rewards"), h("span.share", {}, "Weight")));
   const tops = h("ol.tops", { "aria-label": "Miners with the highest scores" });
   const noTops = h("div", {}, loading());
   const learning = curve({ short: true });
@@ -37,12 +39,11 @@ export function overview(main, frame) {
     numbers,
     h("section.section", {}, h("h2", {}, "Services"), services),
     h("div.grid.section.reserved", {},
-      card("Top miners", { flush: true, span: "w6", more: h("a", { href: "#/miners" }, "All miners") }, tops, noTops),
-      card("Live events", { flush: true, span: "w6", more: h("a", { href: "#/events" }, "All events") }, list.element, none),
+      card("Top miners", { flush: true, span: "w6", more: h("a", { href: "#/miners" }, "All miners") }, topHeads, tops, noTops),
+      card("Live events", { flush: true, span: "w6", more: h("a", { href: "#/events" }, "All events") }, heads, list.element, none),
       card("What gating has learnt", { more: h("a", { href: "#/gating" }, "More") }, learning.element)),
   );
-  tops.hidden = true;
-  list.element.hidden = true;
+  for (const one of [tops, topHeads, list.element, heads]) one.hidden = true;
 
   const unwatch = frame.watch((mesh, problem) => {
     if (problem) {
@@ -53,9 +54,9 @@ export function overview(main, frame) {
     else warning.clear();
     put(numbers, stats([
       ["Miners to ask", count(mesh.available), `of ${count(mesh.size)} uids`],
-      ["Events a minute", mesh.per_minute === null ? "\u2013" : number(mesh.per_minute, mesh.per_minute < 10 ? 1 : 0)],
-      ["Events scored", count(mesh.scored_events)],
-      ["Block", count(mesh.block), mesh.metagraph_age_s === null ? null : `${seconds(mesh.metagraph_age_s)} old`],
+      ["Events a minute", mesh.per_minute === null ? "\u2013" : number(mesh.per_minute, mesh.per_minute < 10 ? 1 : 0), mesh.per_minute === null ? null : "of late"],
+      ["Events scored", count(mesh.scored_events), mesh.scored_events === null ? null : "since the beginning"],
+      ["Block", count(mesh.block), mesh.metagraph_age_s === null ? null : `of the chain, read ${span(mesh.metagraph_age_s)} ago`],
     ]));
     put(services, mesh.services.map(service));
   });
@@ -69,6 +70,7 @@ export function overview(main, frame) {
     none.hidden = list.element.children.length > 0;
     put(none, empty("No events yet", "The trainer asks its first question in a few seconds."));
     list.element.hidden = !none.hidden;
+    heads.hidden = !none.hidden;
   }, (problem) => { if (problem.status === 401) locked.say(problem, frame); });
   const board = poll(4000, async () => {
     const found = await get("leaderboard");
@@ -77,6 +79,7 @@ export function overview(main, frame) {
     noTops.hidden = rows.length > 0;
     put(noTops, empty("No scores yet", "They follow from the first events."));
     tops.hidden = rows.length === 0;
+    topHeads.hidden = tops.hidden;
   });
   const lessons = poll(6000, async () => learning.update(await get("learning")));
   return () => {
@@ -91,19 +94,20 @@ function waiting(name) {
 
 function service(one) {
   const lag = one.lag_events === null ? null
-    : one.lag_events === 0 ? "fold is up to date" : `fold ${seconds(one.lag_s)} behind (${count(one.lag_events)} ${one.lag_events === 1 ? "event" : "events"})`;
+    : one.lag_events === 0 ? "knows every event" : `${seconds(one.lag_s)} behind`;
+  const behind = one.lag_events ? `has yet to take in ${count(one.lag_events)} ${one.lag_events === 1 ? "event" : "events"} of the history` : null;
   const why = one.problems.map((text) => h("p.why", {}, text));
   return h(`li.service.${one.state}`, {},
     h("div", {}, h("h3", {}, one.name), chip(one.state, STATES[one.state])),
     ...(why.length ? why : [h("p", {}, told(one) ?? ROLES[one.name])]),
-    h("p.small", {}, [one.version && `v${one.version}`, lag].filter(Boolean).join(" \u00b7 ")));
+    h("p.small", { title: behind }, [one.version && `v${one.version}`, lag].filter(Boolean).join(" \u00b7 ")));
 }
 
 function told({ name, facts }) {
-  if (name === "trainer" && facts.leading !== undefined) return `${facts.leading ? "leads" : "stands by"}, ${count(facts.steps)} steps`;
-  if (name === "gating" && facts.rule) return `${words(facts.rule)}, head ${count(facts.head)}`;
-  if (name === "reward" && facts.functions) return words(facts.functions);
-  if (name === "weights" && facts.rule) return `${words(facts.rule)}, ${count(facts.events)} events`;
+  if (name === "trainer" && facts.leading !== undefined) return facts.leading ? `asked ${count(facts.steps)} times to learn` : "stands by for the one that leads";
+  if (name === "gating" && facts.rule) return `rule ${words(facts.rule)}, version ${count(facts.head)}`;
+  if (name === "reward" && facts.functions) return `judges by ${words(facts.functions)}`;
+  if (name === "weights" && facts.rule) return `by the rule ${words(facts.rule)}`;
   if (name === "querier") return `${count(facts.available)} miners to ask`;
   if (name === "history") return facts.waiting ? `${count(facts.waiting)} events wait on disk` : ROLES.history;
   return null;

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from coremesh.cli.client import Client, Refused
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """Refuses everything, with an error of its own or with nothing that is one."""
+
+    def do_GET(self) -> None:
+        error = {"code": "bad_uid", "message": "there is no uid 9", "remedy": "GET /scores lists the uids."}
+        body = json.dumps(error if self.path == "/explain/9" else ["what?"]).encode()
+        self.send_response(404)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Client]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    monkeypatch.setenv("COREMESH_MESH_WEIGHTS_URL", f"http://127.0.0.1:{server.server_port}")
+    try:
+        with Client(None) as made:
+            yield made
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def test_what_a_service_refuses_keeps_its_code_and_remedy(client: Client) -> None:
+    with pytest.raises(Refused) as told:
+        client.get("weights", "/explain/9")
+    assert told.value.as_dict() == {
+        "code": "bad_uid",
+        "message": "there is no uid 9",
+        "remedy": "GET /scores lists the uids.",
+    }
+    with pytest.raises(Refused) as told:
+        client.get("weights", "/other")
+    assert (told.value.code, told.value.message) == ("refused", "the answer was 404")
