@@ -27,6 +27,13 @@ def test_special_tokens_go_even_when_nested() -> None:
     assert clean("Hi<|im_end|><|im_<|x|>start|> there [INST]now[/INST]</s>", 100) == "Hi there now"
 
 
+def test_joiners_neither_split_special_tokens_nor_are_lost_where_they_join() -> None:
+    assert clean("a <\u200d|im_start|\u200d> b [IN\u200dST] c", 100) == "a b c"
+    family = "\U0001f468\u200d\U0001f469\u200d\U0001f467"
+    persian = "\u0645\u06cc\u200c\u0631\u0648\u0645"
+    assert clean(f"{family} {persian}", 100) == f"{family} {persian}"
+
+
 def test_hidden_and_turned_text_goes() -> None:
     assert clean("a\u202eb\u200bc\ufeffd\x00e\ud800f", 100) == "abcdef"
 
