@@ -7,8 +7,9 @@ for a client that does not read its answer: a few thousand idle sockets would le
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 MAX_HEAD_BYTES = 64 * 1024
 """Request line and headers together."""
@@ -50,7 +51,8 @@ class Patient(HttpToolsProtocol):
         if self._unread > MAX_HEAD_BYTES and self._receiving and not self.transport.is_closing():
             # The parser keeps a header's value, or a trailer's, until it has all of it.
             self.send_400_response("A header has no end.")
-        idle = not self._receiving and (self.cycle is None or self.cycle.response_complete)
+        cycle = cast("RequestResponseCycle | None", self.cycle)  # None until the first request
+        idle = not self._receiving and (cycle is None or cycle.response_complete)
         if idle and self.timeout_keep_alive_task is None and not self.transport.is_closing():
             self._expect()
 
