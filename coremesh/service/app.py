@@ -151,6 +151,13 @@ async def _on_unexpected(request: Request, error: Exception) -> Response:
     return error_response(CoremeshError("something unexpected went wrong here"))
 
 
+class NotJson(BadRequest):
+    """A body that does not say that it is JSON."""
+
+    status = 415
+    default_remedy = "Send the header 'content-type: application/json'."
+
+
 class _Bounds:
     """Refuses bodies over a limit, however they are sent, and JSON routes with another content type."""
 
@@ -171,12 +178,10 @@ class _Bounds:
             kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
             has_body = declared != b"0" or b"transfer-encoding" in headers
             if has_body and kind != b"application/json":
-                error = BadRequest(
-                    f"the content type is {kind.decode('latin-1') or 'missing'}, not application/json",
-                    remedy="Send the header 'content-type: application/json'.",
+                error = NotJson(
+                    f"the content type is {kind.decode('latin-1') or 'missing'}, not application/json"
                 )
-                answer = JSONResponse(error.as_dict(), status_code=415)
-                await answer(scope, receive, send)
+                await self._answer(error, scope, receive, send)
                 return
         received = 0
 
@@ -207,7 +212,13 @@ class _Bounds:
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._hear_out(receive)
-        await error_response(TooLong(f"the body is over {self._limit} bytes"))(scope, receive, send)
+        await self._answer(TooLong(f"the body is over {self._limit} bytes"), scope, receive, send)
+
+    async def _answer(self, error: CoremeshError, scope: Scope, receive: Receive, send: Send) -> None:
+        # As the app answers its errors: some of its paths have a shape of their own.
+        handle = scope["app"].exception_handlers[CoremeshError]
+        answer: Response = await handle(Request(scope), error)
+        await answer(scope, receive, send)
 
 
 class _Measure:

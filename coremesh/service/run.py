@@ -107,7 +107,7 @@ def _serve(name: str, factory: Factory, settings: Settings, default_port: int) -
         config = uvicorn.Config(
             app,
             loop="uvloop",
-            http="httptools" if _has_httptools() else "h11",
+            http=_protocol(http.receive_s),
             log_config=None,
             access_log=False,
             timeout_keep_alive=75,
@@ -178,9 +178,9 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def _has_httptools() -> bool:
+def _protocol(receive_s: float) -> type[asyncio.Protocol] | str:
     try:
-        import httptools
-    except ImportError:
-        return False
-    return bool(httptools)
+        from coremesh.service.patience import patient
+    except ImportError:  # no httptools here
+        return "h11"
+    return patient(receive_s)

@@ -128,6 +128,12 @@ class HttpSettings(Section):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(0, ge=0, le=65535, description="port; 0 takes the service's own default")
     drain_s: float = Field(10.0, ge=0, le=300, description="seconds that open requests get after SIGTERM")
+    receive_s: float = Field(
+        30.0,
+        gt=0,
+        le=3600,
+        description="seconds that a request may take to arrive, or a client not to read its answer",
+    )
 
 
 class MeshSettings(Section):

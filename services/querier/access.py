@@ -129,4 +129,8 @@ def _digest(secret: str) -> bytes:
 def _from_loopback(request: Request) -> bool:
     # A reverse proxy on this machine would make strangers look local; its headers give them away.
     forwarded = any(name in request.headers for name in ("forwarded", "x-forwarded-for", "x-real-ip"))
-    return request.client is not None and is_loopback(request.client.host) and not forwarded
+    # So would a page in a browser here whose own name leads to this machine (DNS rebinding): that name is the host.
+    host = request.headers.get("host", "localhost")
+    named = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    local = request.client is not None and is_loopback(request.client.host) and is_loopback(named)
+    return local and not forwarded

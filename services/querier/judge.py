@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal, cast
@@ -25,7 +25,9 @@ MASK_PREFIX = "mask:"
 """Marks masks among an event's parts: a reward function and a mask may have the same name."""
 
 JUDGED_CHARS = 32_768
-"""Characters of a completion that are judged."""
+"""Characters of a completion that are scored. For safety all of it is judged: all of it is shown."""
+FILTERED_AT_ONCE = 1_000_000
+"""Characters in one call of the filter; a request has a bound there."""
 
 RewardKind = Literal["question", "answer", "inference", "forward"]
 
@@ -80,18 +82,23 @@ class Judge:
             return Safety(())
         if time.monotonic() < self._no_filter_until:
             return Safety(everything)
-        try:
-            answer = await self._reward.filter(FilterRequest(texts=tuple(texts)), self._filter_timeout)
-        except CoremeshError as error:
-            log.warning("nothing filtered", reason=error.message)
-            return Safety(everything, judged=False)
-        if not answer.active:
-            self._no_filter_until = time.monotonic() + NO_FILTER_S
-            return Safety(everything, took_s=answer.took_s)
-        if len(answer.safe) != len(texts):
-            log.warning("nothing filtered", reason="the filter's answer has another length")
-            return Safety(everything, judged=False)
-        return Safety(answer.safe, active=True, took_s=answer.took_s)
+        safe: list[bool] = []
+        took_s = 0.0
+        for part in _in_parts(texts):
+            try:
+                answer = await self._reward.filter(FilterRequest(texts=part), self._filter_timeout)
+            except CoremeshError as error:
+                log.warning("nothing filtered", reason=error.message)
+                return Safety(everything, judged=False)
+            took_s += answer.took_s
+            if not answer.active:
+                self._no_filter_until = time.monotonic() + NO_FILTER_S
+                return Safety(everything, took_s=took_s)
+            if len(answer.safe) != len(part):
+                log.warning("nothing filtered", reason="the filter's answer has another length")
+                return Safety(everything, judged=False)
+            safe += answer.safe
+        return Safety(tuple(safe), active=True, took_s=took_s)
 
     async def judge(
         self,
@@ -106,18 +113,18 @@ class Judge:
     ) -> Verdict:
         """Rewards (when ``score``) and safety (when ``filter_texts``) of ``completions``, asked for at once.
 
-        Of a completion over JUDGED_CHARS only the beginning is judged, so that one miner cannot make the whole
+        Of a completion over JUDGED_CHARS only the beginning is scored, so that one miner cannot make the whole
         request too large to be scored.
         """
         if not completions:
             return Verdict(rewards=() if score else None, safe=())
-        completions = [completion[:JUDGED_CHARS] for completion in completions]
         degraded: set[str] = set()
         filtering = asyncio.create_task(self.safe(completions)) if filter_texts else None
         try:
             scored = None
             if score:
-                scored = await self._score(messages, completions, kind, difference, timeout_s)
+                beginnings = [completion[:JUDGED_CHARS] for completion in completions]
+                scored = await self._score(messages, beginnings, kind, difference, timeout_s)
                 if scored is None:
                     degraded.add("reward")
             safe: tuple[bool, ...] = (True,) * len(completions)
@@ -178,3 +185,16 @@ class Judge:
             log.warning("nothing scored", reason="the rewards have another length")
             return None
         return answer
+
+
+def _in_parts(texts: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """``texts`` in order, about FILTERED_AT_ONCE characters at a time."""
+    part: list[str] = []
+    chars = 0
+    for text in texts:
+        if part and chars + len(text) > FILTERED_AT_ONCE:
+            yield tuple(part)
+            part, chars = [], 0
+        part.append(text)
+        chars += len(text)
+    yield tuple(part)

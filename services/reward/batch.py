@@ -39,6 +39,10 @@ class Embeds(Protocol):
         """Hash of the encoder's files."""
         ...
 
+    def read(self, text: str) -> str:
+        """What the encoder reads of a text. Takes time: for the compute thread."""
+        ...
+
 
 @dataclass
 class Batch:

@@ -168,9 +168,13 @@ class EncoderOps:
         """Tokens, about."""
         return _tokens(len(item), self.encoder.tokens.max_tokens)
 
+    def read(self, text: str) -> str:
+        """The part of a text that it can come to read, cleaned."""
+        return readable(text, self.encoder)
+
     def run(self, items: Sequence[str]) -> list[NDArray[np.float32]]:
         """Unit vectors float32 [dim]."""
-        return list(self.encoder.encode([readable(text, self.encoder) for text in items]))
+        return list(self.encoder.encode([self.read(text) for text in items]))
 
 
 class ClassifierOps:

@@ -4,21 +4,45 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 
 import numpy as np
 from numpy.typing import NDArray
+
+from services.reward.engine.text import visible, without_spellings
 
 MOST_CHARS = 20_000
 """What is counted of a text; a completion that needs more to repeat itself is over-long anyway."""
 
 # Scripts without blanks between words: each character is a word.
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W_]+")
+_SEPARATES = "Cc"
+_REPLACEMENT = "\ufffd"
+
+# Letters of other scripts that are drawn like Latin ones, after Unicode's confusables.txt (UTS 39).
+_CYRILLIC = dict(zip("авеһіјкмноԛрсѕтухԝԁ", "abehijkmhoqpcstyxwd", strict=True))
+_GREEK = dict(zip("αβεζηικνορτυχ", "abezhikvoptyx", strict=True))
+_OTHERS = {"ı": "i", "ɑ": "a", "ɡ": "g", "օ": "o", "ո": "n", "հ": "h", "ս": "u"}
+_LOOKALIKES = str.maketrans(_CYRILLIC | _GREEK | _OTHERS)
 
 
 def words(text: str) -> list[str]:
-    """The words of the beginning of a text: compatibility forms folded, no case, no accents, no punctuation."""
-    folded = unicodedata.normalize("NFKD", text[:MOST_CHARS].casefold())[: 2 * MOST_CHARS]
-    return _WORD.findall("".join(c for c in folded if not unicodedata.combining(c)))
+    """The words of the beginning of a text, as they look: compatibility forms and letters drawn alike folded, no case,
+    no accents, no punctuation, nothing hidden, no special tokens of models.
+
+    What an encoder may drop within a word (marks, formatting, private and unassigned characters, U+FFFD: BERT's
+    normaliser drops them all) must not cut that word in two here.
+    """
+    text = without_spellings(visible(text[:MOST_CHARS]))
+    if text.isascii():
+        return _WORD.findall(text.casefold())
+    folded = unicodedata.normalize("NFKD", text.casefold())[: 2 * MOST_CHARS]
+    return _WORD.findall("".join(filter(_is_said, folded)).translate(_LOOKALIKES))
+
+
+def _is_said(character: str) -> bool:
+    category = unicodedata.category(character)
+    return category == _SEPARATES or not (category[0] in "MC" or character == _REPLACEMENT)
 
 
 def trigrams(spaced: str) -> NDArray[np.int64]:
@@ -30,18 +54,56 @@ def trigrams(spaced: str) -> NDArray[np.int64]:
 
 
 RUN = 4
-"""Words in a row that are taken for the prompt's own."""
+"""So many words that hang together as in the prompt are taken for the prompt's own."""
+_PROMPT_STEP, _TEXT_STEP = 2, 3
+"""Two words hang together where they come in one order in both, so close: one may be left out, two put in between."""
+_WINDOW, _SHARE = 8, 6
+"""So many words of so many in a row that the prompt has too, in any order, are its own."""
+_SHORT_PROMPT = 48
+"""Distinct words up to which that holds: what is said about a long text has most of its words."""
 
 
 def without_echo(prompt: str, text: str) -> str | None:
-    """The words of a text that do not repeat four or more of the prompt's in a row; None when none do."""
+    """The words of a text that do not repeat RUN or more of the prompt's in their order; None when none do.
+
+    Words put in between, and words left out, do not hide a repetition; nor does another order, of a short prompt.
+    """
     said = words(text)
     asked = words(prompt)
-    runs = {tuple(asked[i : i + RUN]) for i in range(len(asked) - RUN + 1)}
-    echoed = [False] * len(said)
-    for i in range(len(said) - RUN + 1):
-        if tuple(said[i : i + RUN]) in runs:
-            echoed[i : i + RUN] = [True] * RUN
-    if not any(echoed):
-        return None
-    return " ".join(word for word, old in zip(said, echoed, strict=True) if not old)
+    known = {(word, later) for i, word in enumerate(asked) for later in asked[i + 1 : i + 1 + _PROMPT_STEP]}
+    group = list(range(len(said)))
+    for i, word in enumerate(said):
+        for j in range(i + 1, min(i + 1 + _TEXT_STEP, len(said))):
+            if (word, said[j]) in known:
+                _join(group, i, j)
+    roots = [_root(group, i) for i in range(len(said))]
+    sizes = Counter(roots)
+    mixed = _mixed(set(asked), said)
+    kept = [word for i, word in enumerate(said) if sizes[roots[i]] < RUN and i not in mixed]
+    return " ".join(kept) if len(kept) < len(said) else None
+
+
+def _mixed(asked: set[str], said: list[str]) -> set[int]:
+    """Where words of a short prompt stand together in whatever order."""
+    found: set[int] = set()
+    if len(asked) > _SHORT_PROMPT:
+        return found
+    ours = [word in asked for word in said]
+    inside = sum(ours[:_WINDOW])
+    for end in range(_WINDOW, len(said) + 1):
+        if inside >= _SHARE:
+            found.update(i for i in range(end - _WINDOW, end) if ours[i])
+        if end < len(said):
+            inside += ours[end] - ours[end - _WINDOW]
+    return found
+
+
+def _root(group: list[int], i: int) -> int:
+    while group[i] != i:
+        group[i] = group[group[i]]
+        i = group[i]
+    return i
+
+
+def _join(group: list[int], i: int, j: int) -> None:
+    group[_root(group, j)] = _root(group, i)

@@ -7,6 +7,8 @@ safe because a chunk is wholly consumed before the loop reads the next.
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import termios
 from collections.abc import Callable
 from hashlib import sha256
 from ssl import SSLObject
@@ -140,6 +142,19 @@ class Connection(asyncio.BufferedProtocol):
     def usable(self) -> bool:
         """Open and without a request."""
         return self._transport is not None and self._reader is None and not self._transport.is_closing()
+
+    @property
+    def spoke_unasked(self) -> bool:
+        """Whether bytes wait in the socket that no request of ours has caused.
+
+        Such bytes close a kept connection once they are read. Sent on before that, the next request would take them
+        for its answer. Over TLS this cannot be seen: a peer may send session tickets at any time.
+        """
+        transport = self._transport
+        if transport is None or self.target.tls is not None:
+            return False
+        waiting = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.FIONREAD, _NO_BYTES)
+        return waiting != _NO_BYTES
 
     def send(self, request: bytes, reader: Reader) -> None:
         """Write one request; ``reader`` hears of its answer. Only on a usable connection."""
@@ -299,3 +314,5 @@ def _is_pinned(certificate: bytes, tls: Tls) -> bool:
 
 _LENGTHS = frozenset(map(len, ("content-type", "content-encoding", "transfer-encoding", "content-length")))
 _MAX_LENGTH_DIGITS = 15
+_NO_BYTES = bytes(4)
+"""A C int of 0."""

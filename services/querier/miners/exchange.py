@@ -53,8 +53,9 @@ class Exchange:
     """Asks ``target`` once, or twice when a kept connection turns out to be dead.
 
     The clock runs from the request's own send: the time that earlier requests of the batch took to sign, or
-    that was spent waiting for a socket of ours, is not the miner's. ``background`` exchanges expect no text and do not
-    move the breaker.
+    that was spent waiting for a socket of ours, is not the miner's. It runs on while a dead connection is replaced:
+    a miner has read the question by then, and would otherwise think for nothing by closing before it answers.
+    ``background`` exchanges expect no text and do not move the breaker.
     """
 
     __slots__ = (
@@ -154,8 +155,9 @@ class Exchange:
         except Exception as error:
             self._finish(Status.NOT_SENT, f"could not be signed: {type(error).__name__}")
             raise
-        self._sent_at = monotonic()
-        self.due = min(self._sent_at + self._timeout_s, self._deadline)
+        if not self.sent:
+            self._sent_at = monotonic()
+            self.due = min(self._sent_at + self._timeout_s, self._deadline)
         connection.send(request, self)
 
     def on_no_connection(self, status: Status, detail: str) -> None:
@@ -224,8 +226,6 @@ class Exchange:
             return
         if untouched and not self._retried:
             self._retried = True
-            self._sent_at = NEVER
-            self.due = self._deadline
             self._context.pool.connect(self)
         else:
             self._finish(status, detail)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ssl
 from collections import OrderedDict, deque
 from time import monotonic
@@ -11,6 +12,10 @@ from typing import Protocol
 from coremesh.wire.status import Status
 from services.querier.miners.connection import READ_BYTES, Connection
 from services.querier.miners.limits import MinerLimits, Target, Tls
+
+_OURS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL))
+"""No socket for want of something of this machine's (file descriptors, memory, ports): no miner answers for that.
+An unreachable network is not among them: a miner may choose an address that is."""
 
 Key = tuple[str, str, int, Tls | None]
 """What may share a connection: one hotkey at one address."""
@@ -95,7 +100,7 @@ class Pool:
         while kept:
             connection = kept[-1]
             self._forget(connection)
-            if connection.usable and connection.idle_since > oldest:
+            if connection.usable and connection.idle_since > oldest and not connection.spoke_unasked:
                 return connection
             connection.close()
         return None
@@ -139,7 +144,11 @@ class Pool:
             claimant.on_no_connection(Status.TIMEOUT, "connect")
             return
         except (OSError, ssl.SSLError, UnicodeError) as error:
-            claimant.on_no_connection(Status.REFUSED, type(error).__name__)
+            number = error.errno if isinstance(error, OSError) else None
+            if number is not None and number in _OURS:
+                claimant.on_no_connection(Status.NOT_SENT, errno.errorcode[number])
+            else:
+                claimant.on_no_connection(Status.REFUSED, type(error).__name__)
             return
         if connection.refused is not None:
             claimant.on_no_connection(*connection.refused)
@@ -148,6 +157,9 @@ class Pool:
         if not connection.usable:
             self._open.discard(connection)
             claimant.on_no_connection(Status.REFUSED, "closed at once")
+        elif connection.spoke_unasked:
+            connection.close()
+            claimant.on_no_connection(Status.MALFORMED, "spoke before it was asked")
         elif claimant.finished:
             self._on_connection_idle(connection)
         else:

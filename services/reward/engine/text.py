@@ -13,10 +13,21 @@ from services.reward.engine.turns import give_way
 AT_ONCE = 32
 """Texts in one call of a tokenizer."""
 
-# C0 and C1 controls but tab and line feed; marks that reorder or hide text; non-characters.
-_CONTROL = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ufffe\uffff]"
+# C0 and C1 controls but tab and line feed; separators of lines and paragraphs; non-characters.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ufffe\uffff]")
+# What is not seen: Unicode's Default_Ignorable_Code_Point (DerivedCoreProperties.txt) and interlinear annotations.
+_HIDDEN = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
+    "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]+"
 )
+_SPELLINGS = re.compile(
+    r"<\|[^<>|]{0,64}\|>|</?s>|\[/?(?:INST|SEP|CLS|PAD|MASK|UNK|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]|<</?SYS>>"
+    r"|<(?:pad|unk|bos|eos|mask|start_of_turn|end_of_turn|tool_call|/tool_call|think|/think)>"
+    r"|<｜[^<>｜]{0,64}｜>",
+    re.IGNORECASE,
+)
+_ROUNDS = 4
+_BLANKS = re.compile(r" {2,}")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _MARKUP = re.compile(r"^[<\[|{].*[>\]|}]$", re.DOTALL)
 
@@ -24,6 +35,26 @@ _MARKUP = re.compile(r"^[<\[|{].*[>\]|}]$", re.DOTALL)
 def well_formed(text: str) -> str:
     """The text with each lone surrogate replaced by U+FFFD; tokenizers refuse to encode them."""
     return _SURROGATE.sub("\ufffd", text)
+
+
+def visible(text: str) -> str:
+    """The text without characters that nobody sees: some tokenizers drop them, so that two texts which look alike, and
+    are read alike, would count as different; others read them, so that two which look alike would be read
+    differently. Joiners of emoji and of scripts go too: no model's opinion hangs on them."""
+    return text if text.isascii() else _HIDDEN.sub("", text)
+
+
+def without_spellings(text: str) -> str:
+    """The text without spellings of the special tokens of common tokenizers, a blank for each: for readers whose
+    tokenizer is not known here. What remains of spellings within spellings after a few rounds stays."""
+    if "<" not in text and "[" not in text:
+        return text
+    for _ in range(_ROUNDS):
+        fewer = _SPELLINGS.sub(" ", text)
+        if len(fewer) == len(text):
+            break
+        text = _BLANKS.sub(" ", fewer)
+    return text
 
 
 def special_tokens(tokenizer: Any) -> set[str]:
@@ -40,14 +71,15 @@ def special_tokens(tokenizer: Any) -> set[str]:
 
 
 def clean(text: str, tokenizer: Any) -> str:
-    """The text without control characters and without anything `tokenizer` would take for a special token.
+    """The text without hidden and control characters and without anything `tokenizer` would take for a special token.
 
-    Each is replaced by one blank, never by nothing, so that what is left cannot close up into a new one.
-    Carriage returns become line feeds. The result is checked with the tokenizer itself: if a special id
-    still appears (a tokenizer that normalises before it looks for them), the characters that spell markup go.
+    Hidden characters go first, so that they cannot split a special token's spelling. Of the rest each is replaced by
+    one blank, never by nothing, so that what is left cannot close up into a new one. Carriage returns become line
+    feeds. The result is checked with the tokenizer itself: if a special id still appears (a tokenizer that normalises
+    before it looks for them), the characters that spell markup go.
     """
     text = well_formed(text).replace("\r\n", "\n").replace("\r", "\n")
-    text = _CONTROL.sub(" ", text)
+    text = _CONTROL.sub(" ", visible(text))
     specials = special_tokens(tokenizer)
     if not specials:
         return text

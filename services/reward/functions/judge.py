@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 import numpy as np
 
 from services.reward.batch import Batch, Floats
+from services.reward.engine.text import visible, without_spellings
 
 Ask = Callable[[list[dict[str, str]]], Awaitable[str]]
 """Gives a model's answer to messages {role, content}. Raises ServiceUnavailable or DeadlineExceeded."""
@@ -28,8 +29,9 @@ class Judge:
     """Raw value: the mark / 10, in [0, 1].
 
     The text cannot end its own frame: the code on the frame's lines is drawn anew for every question and taken
-    out of the text. A reply that is not a mark and nothing else is asked for once more, and then counts 0: a
-    completion that makes the judge talk has got to it.
+    out of the text, and so is what the endpoint's tokenizer may take for the end of a message. A reply that is not
+    a mark and nothing else is asked for once more, and then counts 0: a completion that makes the judge talk has got
+    to it.
     """
 
     def __init__(self, name: str, ask: Ask, *, concurrent: int, max_chars: int) -> None:
@@ -65,7 +67,7 @@ def framed(prompt: str, completion: str, code: str, max_chars: int) -> list[dict
     """The messages for the judge."""
 
     def frame(name: str, text: str) -> str:
-        inside = text[:max_chars].replace(code, " ")
+        inside = without_spellings(visible(text[:max_chars])).replace(code, " ")
         return f"[{name} {code} begins]\n{inside}\n[{name} {code} ends]"
 
     return [

@@ -12,6 +12,7 @@ from services.reward.work import TextOp
 class Relevance:
     """The cosine of prompt and completion embeddings, in [-1, 1].
 
+    Repetitions are looked for in what the encoder reads: special tokens, which it never does, would cut them up.
     Nothing is closer to a prompt than the prompt itself. A completion that repeats some of it in the same words
     therefore gets at most ``echo_margin`` more than the rest of it would alone: enough for an answer that
     begins by restating the question, too little for one that is nothing else.
@@ -21,7 +22,7 @@ class Relevance:
         self._name = name
         self._encoder = encoder
         self._margin = echo_margin
-        self._op = TextOp("echo", lambda item: without_echo(*item), _chars)
+        self._op = TextOp("echo", lambda item: without_echo(*map(encoder.read, item)), _chars)
 
     def key(self, batch: Batch) -> str:
         """Always the same scale."""

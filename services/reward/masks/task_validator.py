@@ -7,6 +7,7 @@ import re
 import numpy as np
 
 from services.reward.batch import Batch, Floats
+from services.reward.engine.text import visible
 from services.reward.work import TextOp
 
 MOST_CHARS = 20_000
@@ -36,7 +37,7 @@ class TaskValidator:
 
     def _judge(self, item: tuple[str, str]) -> float:
         kind, completion = item
-        text = completion[:MOST_CHARS].strip()
+        text = visible(completion[:MOST_CHARS]).strip()
         sections = {match.group(1).lower() for match in _SECTION.finditer(text)}
         if kind == "question":
             wrong = not _ASKS.search(text) or bool(sections & {"answer", "summary"})

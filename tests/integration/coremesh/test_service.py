@@ -213,3 +213,12 @@ def test_help_lists_the_settings() -> None:
         assert code == 0
         assert "--tiny.fail  how to fail" in output
         assert "--http.port" in output
+
+
+def test_a_client_that_never_finishes_its_request_is_dropped() -> None:
+    with tiny("--http.receive_s", "1") as (_, url):
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=20) as client:
+            client.sendall(b"POST /double HTTP/1.1\r\nhost: x\r\nx-slow: ")
+            assert client.recv(1) == b""
+        assert httpx.get(f"{url}/healthz").status_code == 200

@@ -9,6 +9,7 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from coremesh.wire.keys import keypair_from_uri
 from services.querier.miners import Target, Tls
@@ -82,6 +83,8 @@ class Miner:
     asked: list[Asked]
     server: asyncio.Server
     visits: dict[asyncio.StreamReader, asyncio.Task[None] | None] = field(default_factory=dict)
+    sockets: list[Any] = field(default_factory=list[Any])
+    """Its ends of the open connections, in order."""
 
     @property
     def open(self) -> int:
@@ -105,12 +108,15 @@ class Stage:
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             miner.visits[reader] = asyncio.current_task()
+            socket = writer.get_extra_info("socket")
+            miner.sockets.append(socket)
             try:
                 await play(Visit(reader, writer, next(numbers), asked))
             except (asyncio.IncompleteReadError, ConnectionError, asyncio.LimitOverrunError):
                 pass
             finally:
                 del miner.visits[reader]
+                miner.sockets.remove(socket)
                 writer.close()
 
         server = await asyncio.start_server(serve, host or f"127.7.0.{number}", 0, ssl=context)

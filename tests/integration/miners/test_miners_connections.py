@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import resource
 import ssl
 import subprocess
 from hashlib import sha256
@@ -125,6 +127,74 @@ async def test_it_is_not_retried_once_an_answer_has_begun(stage: Stage, open_cli
     (got,) = await client.query([miner.target], REQUEST)
     assert got.status is Status.REFUSED
     assert len(miner.asked) == 2
+
+
+async def test_thinking_before_a_connection_is_dropped_counts(stage: Stage, open_client) -> None:
+    async def play(visit: Visit) -> None:
+        await visit.request()
+        if visit.number == 0:
+            await visit.send(answer())
+            await visit.request()
+            await asyncio.sleep(0.3)  # it has the question: a drop must not buy it another start
+        else:
+            await visit.send(answer())
+
+    miner = await stage.miner(play)
+    client = await open_client()
+    await client.query([miner.target], REQUEST)
+    (got,) = await client.query([miner.target], REQUEST)
+    assert got.ok
+    assert len(miner.asked) == 3
+    assert got.latency_s >= 0.3
+
+    slow = await stage.miner(play)
+    short = MinerRequest(("user",), ("Why is the sky blue?",), 0.15)
+    await client.query([slow.target], short)
+    (got,) = await client.query([slow.target], short)
+    assert got.status is Status.TIMEOUT
+    assert len(slow.asked) == 2
+
+
+async def test_what_a_kept_connection_says_unasked_answers_nothing(stage: Stage, open_client) -> None:
+    miner = await stage.miner(dies_at(set()))
+    client = await open_client()
+    assert (await client.query([miner.target], REQUEST))[0].ok
+    (socket,) = miner.sockets
+    # Past the loop: the bytes are in our socket before the loop has a turn to read them.
+    os.write(socket.fileno(), answer(b'{"completion": "An answer to nothing yet."}'))
+    (got,) = await client.query([miner.target], REQUEST)
+    assert (got.status, got.completion) == (Status.OK, TEXT)
+    assert [asked.connection for asked in miner.asked] == [0, 1]
+
+
+async def test_an_answer_that_comes_before_the_question_is_none(stage: Stage, open_client) -> None:
+    async def eager(visit: Visit) -> None:
+        await visit.send(answer())
+        await visit.request()
+
+    miner = await stage.miner(eager)
+    client = await open_client(breaker_failures=100)
+    # Whether its bytes are here by the time that we could ask is for the kernel to say: mostly they are.
+    got = [(await client.query([miner.target], REQUEST))[0] for _ in range(20)]
+    caught = [a for a in got if (a.status, a.detail) == (Status.MALFORMED, "spoke before it was asked")]
+    assert caught
+    assert len(miner.asked) <= len(got) - len(caught)
+
+
+async def test_a_want_of_file_descriptors_is_charged_to_nobody(stage: Stage, open_client) -> None:
+    miner = await stage.miner(saying(answer()))
+    client = await open_client()
+    free = os.dup(0)  # the lowest descriptor that a socket would get
+    os.close(free)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        (got,) = await client.query([miner.target], REQUEST)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert (got.status, got.detail) == (Status.NOT_SENT, "EMFILE")
+    assert client.gauges()["breakers"] == 0
+    assert (await client.query([miner.target], REQUEST))[0].ok
 
 
 async def test_nobody_there(stage: Stage, open_client) -> None:

@@ -192,3 +192,12 @@ async def test_a_proxied_stranger_is_no_operator(world: World) -> None:
     response = await client.post("/forward", json=body, headers={"x-forwarded-for": "8.8.8.8"})
     assert response.status_code == 403
     assert "COREMESH_QUERIER_OPERATOR_TOKEN" in response.json()["remedy"]
+
+
+async def test_a_page_whose_name_leads_here_is_no_operator(world: World) -> None:
+    await world.miners(says(GOOD))
+    client = await world.querier()
+    body = {"roles": ["user"], "messages": ["Why is the sky blue?"]}
+    for host, status in (("localhost:1", 200), ("[::1]:1", 200), ("rebound.example:8080", 403), ("[", 403)):
+        response = await client.post("/forward", json=body, headers={"host": host})
+        assert response.status_code == status, host

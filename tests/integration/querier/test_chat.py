@@ -13,6 +13,7 @@ import pytest
 from fastapi import Response
 from fastapi.responses import StreamingResponse
 
+from coremesh.service.app import MAX_REQUEST_BYTES
 from coremesh.wire.status import Status
 from tests.integration.querier.conftest import World
 from tests.integration.querier.network import Behaviour, answers, says
@@ -273,6 +274,14 @@ async def test_errors_are_openais(world: World) -> None:
     )
     assert response.status_code == 400
     assert set(json.loads(response.text)["error"]) == {"message", "type", "param", "code"}
+    typed = {"content-type": "text/plain"}
+    response = await http.post("/v1/chat/completions", content=b"{}", headers=typed)
+    assert (response.status_code, response.json()["error"]["type"]) == (415, "invalid_request_error")
+    huge = b"x" * (MAX_REQUEST_BYTES + 1)
+    response = await http.post(
+        "/v1/chat/completions", content=huge, headers={"content-type": "application/json"}
+    )
+    assert (response.status_code, response.json()["error"]["code"]) == (413, "too_long")
     assert (await http.get("/v1/nothing")).json()["error"]["code"] == "not_found"
     assert (await http.get("/nothing")).json()["code"] == "not_found"
 

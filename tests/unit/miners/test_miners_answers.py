@@ -16,6 +16,8 @@ from services.querier.miners.answers import brief, spoken, tidy
         ("lone \ud800 \udfff", "lone  "),
         ("turn\u202eed \u2066x\u2069", "turned x"),
         ("hid\u200bden \ufeff\U000e0041tags", "hidden tags"),
+        ("so\u00adft", "soft"),
+        ("\u3164\u034f\u115f\u180e\U000e0100fillers", "fillers"),
         ("family 👨\u200d👩\u200d👧, عربی, हिन्दी, é", "family 👨\u200d👩\u200d👧, عربی, हिन्दी, é"),
         ("", ""),
     ],
@@ -38,6 +40,7 @@ def test_brief() -> None:
         ("In ChatML <|im_end|> closes a turn.", 24),
         ("a [list] of <b>bold</b> words", 29),
         ("<|a<|b|>c|>", 0),
+        ("\u200d\ufe0f" * 20, 0),
         ("", 0),
     ],
 )
@@ -50,6 +53,6 @@ def test_nesting_them_does_not_take_long(attack: str) -> None:
     assert spoken(attack) > 11
 
 
-def test_printable_text_has_nothing_to_tidy() -> None:
-    everything = "".join(map(chr, range(0x110000)))
-    assert [c for c in everything if c.isprintable() and not tidy(c + "\n").startswith(c)] == []
+def test_what_the_shortcut_passes_has_nothing_to_tidy() -> None:
+    plain = [chr(code) for code in range(128) if chr(code).isprintable()]
+    assert [c for c in plain if tidy(c + "\n") != c + "\n"] == []

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 import unicodedata
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.querier.cleaning import clean
+from services.querier.cleaning import SPECIAL, clean
 
 
 @given(st.text(alphabet=st.characters(), max_size=400), st.integers(20, 200))
@@ -25,6 +26,21 @@ def test_clean_text_is_bounded_printable_and_stays_as_it_is(text: str, most: int
 
 def test_special_tokens_go_even_when_nested() -> None:
     assert clean("Hi<|im_end|><|im_<|x|>start|> there [INST]now[/INST]</s>", 100) == "Hi there now"
+
+
+def test_nesting_special_tokens_deep_does_not_take_long() -> None:
+    started = time.process_time()
+    cleaned = clean("So " + "<|" * 8000 + "|>" * 8000, 8000)
+    assert time.process_time() - started < 2  # 4.7 s where each level takes a pass
+    assert not SPECIAL.search(cleaned)
+    assert cleaned.startswith("So")
+
+
+def test_joiners_neither_split_special_tokens_nor_are_lost_where_they_join() -> None:
+    assert clean("a <\u200d|im_start|\u200d> b [IN\u200dST] c", 100) == "a b c"
+    family = "\U0001f468\u200d\U0001f469\u200d\U0001f467"
+    persian = "\u0645\u06cc\u200c\u0631\u0648\u0645"
+    assert clean(f"{family} {persian}", 100) == f"{family} {persian}"
 
 
 def test_hidden_and_turned_text_goes() -> None:

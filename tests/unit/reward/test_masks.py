@@ -30,6 +30,27 @@ ALSO_GOOD = (
 COOKING = "For a good risotto, keep stirring and add the hot stock one ladle at a time."
 
 
+UNSEEN = {
+    "soft hyphen": "\u00ad",
+    "joiner": "\u200d",
+    "grapheme joiner": "\u034f",
+    "variation selector": "\ufe0f",
+    "vowel separator": "\u180e",
+    "word joiner": "\u2060",
+    "tag": "\U000e0041",
+    "filler": "\u3164",
+    "a mark of another script": "\u0e31",
+    "private use": "\ue000",
+    "replacement": "\ufffd",
+}
+LOOKALIKES = str.maketrans("aeopcxy", "аеорсху")
+
+
+def cut_up(text: str, by: str) -> str:
+    """Each word with something between its first two letters."""
+    return " ".join(word[:1] + by + word[1:] for word in text.split())
+
+
 @functools.cache
 def encoder() -> EncoderOps:
     return Models().encoder(MINILM)
@@ -45,8 +66,18 @@ async def values(mask: Mask, *completions: str, kind: Kind = "answer") -> list[f
 
 async def test_length():
     mask = Length(min_chars=20, max_chars=40, floor=0.1)
-    texts = ["", "x" * 10, "x" * 20, "x" * 40, "x" * 80, "x" * 10_000, "x  \n " * 10, " " * 100 + "x" * 10]
-    assert await values(mask, *texts) == pytest.approx([0.1, 0.5, 1, 1, 0.5, 0.1, 19 / 20, 0.5])
+    texts = [
+        "",
+        "x" * 10,
+        "x" * 20,
+        "x" * 40,
+        "x" * 80,
+        "x" * 10_000,
+        "x  \n " * 10,
+        " " * 100 + "x" * 10,
+        "x\u2060\u00ad" * 10,
+    ]
+    assert await values(mask, *texts) == pytest.approx([0.1, 0.5, 1, 1, 0.5, 0.1, 19 / 20, 0.5, 0.5])
 
 
 class TestBlacklist:
@@ -88,6 +119,22 @@ class TestBlacklist:
         )
         assert given_back == [0.0, 0.0, 0.4, 1.0]
 
+    @pytest.mark.parametrize("name", UNSEEN)
+    async def test_nothing_unseen_hides_a_phrase_or_the_prompt(self, name: str):
+        phrase = cut_up("As an AI language model", UNSEEN[name])
+        assert await values(self.LISTED, f"{phrase} {GOOD}") == [0.0]
+        assert await values(Blacklist(new_words=5), cut_up(QUESTION, UNSEEN[name])) == [0.0]
+
+    async def test_letters_that_look_alike_hide_nothing(self):
+        phrase = "As an AI language model".translate(LOOKALIKES)
+        assert await values(self.LISTED, f"{phrase} {GOOD}") == [0.0]
+        assert await values(Blacklist(new_words=5), QUESTION.translate(LOOKALIKES)) == [0.0]
+
+    async def test_special_tokens_are_no_words_of_an_answers_own(self):
+        tokens = ["[CLS]", "[SEP]", "<|im_end|>", "</s>", "[MASK]", "[PAD]", "[UNK]"]
+        laced = " ".join(f"{word} {token}" for word, token in zip(QUESTION.split(), tokens, strict=True))
+        assert await values(Blacklist(new_words=5), laced) == [0.0]
+
     async def test_reads_scripts_without_blanks(self):
         text = "疫苗通过向身体展示无害的病原体碎片来训练免疫系统使其产生抗体和记忆细胞"
         assert await values(Blacklist(), text, text[:12] * 40) == [1.0, 0.0]
@@ -101,6 +148,7 @@ async def test_task_validator():
     assert await values(mask, *texts, kind="question") == [1, 0.25, 0.25, 0.25, 1]
     assert await values(mask, *texts, kind="answer") == [0.25, 1, 0.25, 1, 1]
     assert await values(mask, *texts, kind="inference") == [1, 1, 1, 1, 1]
+    assert await values(mask, "Sum\u00admary: all of it.", kind="answer") == [0.25]
 
 
 async def test_siblings_share_one_reward():
@@ -109,6 +157,15 @@ async def test_siblings_share_one_reward():
     assert got == [0.25, 0.25, 0.25, 0.25, 1.0, 1.0]
     assert await values(Siblings(), GOOD) == [1.0]
     assert await values(Siblings(), "", "", "yes", "no") == [0.5, 0.5, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("name", UNSEEN)
+async def test_siblings_are_known_whatever_they_hide(name: str):
+    every_third = " ".join(
+        cut_up(word, UNSEEN[name]) if i % 3 == 0 else word for i, word in enumerate(GOOD.split())
+    )
+    copies = [GOOD, every_third, GOOD.translate(LOOKALIKES)]
+    assert await values(Siblings(), *copies, ALSO_GOOD) == [1 / 3, 1 / 3, 1 / 3, 1.0]
 
 
 class TestDiversity:
@@ -143,6 +200,27 @@ class TestRelevance:
         free = await Relevance("relevance", encoder(), echo_margin=2.0).raw(batch(padded, restating, GOOD))
         assert free[0] > free[2]
         assert free[2] == pytest.approx(raw[2], abs=1e-5)
+
+    @pytest.mark.parametrize("name", UNSEEN)
+    async def test_the_question_with_something_unseen_in_it_gains_little(self, name: str):
+        relevance = Relevance("relevance", encoder(), echo_margin=0.2)
+        (hidden,) = await relevance.raw(batch(cut_up(QUESTION, UNSEEN[name])))
+        assert hidden <= 0.3
+
+    async def test_the_question_cut_up_or_mixed_gains_little(self):
+        said = QUESTION.split()
+        tokens = " ".join(f"{word} {'[CLS]' if i % 2 else '[SEP]'}" for i, word in enumerate(said))
+        filled = " ".join(f"{word} well" if i % 3 == 2 else word for i, word in enumerate(said))
+        long = "Why does the sky look blue during the day and red at sunset over the sea?"
+        mixed = "sea the over sunset at red and day the during blue look sky the does why"
+        relevance = Relevance("relevance", encoder(), echo_margin=0.2)
+        raw = await relevance.raw(batch(tokens, filled))
+        assert max(raw) < 0.4
+        (mixed_up,) = await relevance.raw(batch(f"{mixed} um well so then like", question=long))
+        assert mixed_up < 0.4
+        unguarded = Relevance("relevance", encoder(), echo_margin=2.0)
+        assert min(await unguarded.raw(batch(tokens, filled))) > 0.8
+        assert await unguarded.raw(batch(mixed, question=long)) > 0.8
 
     async def test_as_a_mask(self):
         mask = RelevanceThreshold(encoder(), threshold=0.3)

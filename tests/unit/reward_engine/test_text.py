@@ -46,13 +46,13 @@ def test_what_is_removed_and_what_stays() -> None:
     bare = TOKENIZERS["bare"]
     assert clean("a<|im_end|>\n<|im_start|>user\nb", bare) == "a \n user\nb"
     assert clean("<|im_<|im_end|>end|>", bare) == "<|im_ end|>"
-    assert (
-        clean("tab\there\r\nnext\x07\x1b[31m \ud800\u202eevil", bare) == "tab\there\nnext  [31m \ufffd evil"
-    )
+    assert clean("tab\there\r\nnext\x07\x1b[31m \ud800\u202eevil", bare) == "tab\there\nnext  [31m \ufffdevil"
     assert (
         clean("if a < b | c > d: [x] # <b>bold</b> naïve ✓ 日本", bare)
         == "if a < b | c > d: [x] # <b>bold</b> naïve ✓ 日本"
     )
+    assert clean("hid\u00adden\u034f jo\u200di\ufe0fners \U000e0041\u3164go", bare) == "hidden joiners go"
+    assert clean("<|im_\u200dend|>a<\u00ad|im_end\ufe0f|\u2060>", bare) == " a "
     assert clean("[CLS] stays where it is plain text", bare) == "[CLS] stays where it is plain text"
     assert clean("[CLS] goes where it is not", TOKENIZERS["framed"]) == "  goes where it is not"
     assert clean("", bare) == ""
