@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.routing import APIRoute
@@ -13,6 +13,8 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from coremesh.errors import CoremeshError
+
+Handler = Callable[[Request, Exception], Awaitable[Response]]
 
 
 def take_short_way(
@@ -71,7 +73,8 @@ class _ShortWay:
                 return
             response = await self._answer(wanted, Request(scope, _again(heard, receive)))
         except CoremeshError as error:
-            response = await self._fastapi.exception_handlers[CoremeshError](Request(scope), error)
+            tell = cast("Handler", self._fastapi.exception_handlers[CoremeshError])
+            response = await tell(Request(scope), error)
         await response(scope, receive, send)
 
     def _wanted(self, body: bytes | None) -> BaseModel | None:
