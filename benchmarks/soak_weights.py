@@ -39,6 +39,7 @@ from tests.wait import wait_until
 BLOCK_S = 0.25
 FAULTS = ("kill", "chain", "redis", "kill", "chain", "kill", "redis", "chain")
 DOWN_S = 1.0
+START_S = 300.0
 CALL_S = 5.0
 """A node that shares two cores with this answers late; one that is gone refuses at once."""
 LOST = ("sent", "committed")
@@ -80,7 +81,7 @@ class Network:
                     return instance
             return None
 
-        found = await wait_until(look, timeout=30, why="somebody leads")
+        found = await wait_until(look, timeout=START_S, why="somebody leads")
         assert found is not None
         return found
 
@@ -182,14 +183,14 @@ async def soak(directory: Path, epochs: int, tempo: int, lease_s: float, commit_
         try:
             for instance in instances:
                 instance.start()
-            await wait_until(lambda: _published(history), timeout=60, why="a metagraph")
+            await wait_until(lambda: _published(history), timeout=START_S, why="a metagraph")
             crowd = Crowd(history)
             async with crowd.at_work(pause_s=0.05):
-                await wait_until(lambda: _landed(history), timeout=60, why="the first weights")
+                await wait_until(lambda: _landed(history), timeout=START_S, why="the first weights")
                 seen = await watch(chain, network, epochs, tempo)
                 missed = sum(not seen.set_in(n) for n in range(epochs))
             await wait_until(
-                lambda: _settled(history), timeout=60, every=0.5, why="every submission has an end"
+                lambda: _settled(history), timeout=START_S, every=0.5, why="every submission has an end"
             )
             found = await fates(history)
             for instance in instances:
