@@ -40,7 +40,7 @@ BLOCK_S = 0.25
 FAULTS = ("kill", "chain", "redis", "kill", "chain", "kill", "redis", "chain")
 DOWN_S = 1.0
 START_S = 300.0
-CALL_S = 5.0
+CALL_S = 15.0
 """A node that shares two cores with this answers late; one that is gone refuses at once."""
 LOST = ("sent", "committed")
 """Results that are not the end of a submission."""
@@ -173,7 +173,7 @@ async def soak(directory: Path, epochs: int, tempo: int, lease_s: float, commit_
     with running_chain(
         directory, block_time=BLOCK_S, tempo=tempo, rate_limit=4, commit_reveal=commit_reveal
     ) as node:
-        flags = (f"--weights.lease_s={lease_s}", f"--chain.timeout_s={CALL_S}")
+        flags = (f"--weights.lease_s={lease_s}", f"--chain.timeout_s={CALL_S}", "--weights.interval_s=0.25")
         instances = [WeightsProcess(redis.url, node, directory, flags) for _ in range(2)]
         network = Network(redis, node, instances)
         chain = BittensorChain(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from prometheus_client import REGISTRY
 
@@ -67,6 +69,22 @@ async def test_a_bucket_that_fails_is_counted_and_waited_for(s3: FakeS3, redis_h
     await end(running)
     entries, _ = await rows_of(files)
     assert entries == alike(await redis_history.read(ORIGIN, 100))
+
+
+@pytest.mark.parametrize("failing", ["?uploads", "partNumber=1&", "partNumber=2&", "?uploadId=", ""])
+async def test_a_file_larger_than_one_request_is_there_whole_or_not_at_all(s3: FakeS3, failing: str) -> None:
+    """Arrow completes an upload of which a part was refused, so a truncated file would be seen."""
+    numbers = pa.table({"x": np.random.default_rng(0).integers(0, 2**62, 2_000_000)})  # 15 MB, past compressing
+    files, path = bucket(s3), "events/day=2026-06-01/part-1-0-2-0.parquet"
+    s3.fails = lambda method, address: method in ("PUT", "POST") and failing in address
+    with pytest.raises(ArchiveUnavailable):
+        files.write(path, numbers, {})
+    assert files.paths("events") == []
+    s3.fails = lambda _method, _address: False
+    files.write(path, numbers, {})
+    assert files.paths("events") == [path]
+    assert files.read(path).equals(numbers)
+    assert [name for name in s3.objects if "part-1" in name] == [f"bucket/some/prefix/{path}"]
 
 
 async def test_an_empty_bucket_and_a_dead_endpoint_are_clear_errors(s3: FakeS3) -> None:
