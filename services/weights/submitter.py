@@ -195,7 +195,11 @@ class Submitter:
 
     def _came_to_nothing(self, attempt: Submission, standing: Standing) -> bool:
         """Whether the attempt is neither on the chain nor on its way, as far as our node knows."""
-        if standing.pending or standing.last_update > attempt.block or (self._answer and self._answer.accepted):
+        if (
+            standing.pending
+            or standing.last_update > attempt.block
+            or (self._answer and self._answer.accepted)
+        ):
             return False
         return attempt.block <= standing.block <= attempt.block + RESEND_BLOCKS
 

@@ -48,7 +48,10 @@ class Middle:
         """One client, for as long as it and the node stay."""
         self.clients += 1
         async with connect(self._node_url, max_size=None) as node:
-            ways = {asyncio.ensure_future(self._up(client, node)), asyncio.ensure_future(self._down(client, node))}
+            ways = {
+                asyncio.ensure_future(self._up(client, node)),
+                asyncio.ensure_future(self._down(client, node)),
+            }
             try:
                 await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
             finally:

@@ -69,7 +69,9 @@ async def test_its_heir_sends_the_same_record_and_the_chain_takes_one_of_the_two
             assert leader.process is not None
             leader.process.send_signal(signal.SIGCONT)
             await crowd.append(50)
-            await wait_until(lambda: _more(redis_history, first.landed_block), timeout=60, why="the next epoch")
+            await wait_until(
+                lambda: _more(redis_history, first.landed_block), timeout=60, why="the next epoch"
+            )
             assert leader.process.poll() is None
             newest = [s for s in await rows(redis_history) if s.result == "landed"][-1]
             assert dict((await looks.standing()).weights) == dict(

@@ -228,7 +228,10 @@ async def test_a_former_leaders_extrinsic_that_lands_before_ours_is_the_same_sub
     await b.submitter.take_over()
     b.chain.refuses = Sent(False, True, "invalid", "priority is too low: another holds that nonce")
     await b.step()
-    assert [r for r, _ in await b.records()] == ["sent", "sent"]  # refused for certain, but the other may land
+    assert [r for r, _ in await b.records()] == [
+        "sent",
+        "sent",
+    ]  # refused for certain, but the other may land
     b.chain.advance()
     b.chain.include(dict(zip(sent.uids, sent.values, strict=True)))
     await b.step()
