@@ -32,6 +32,8 @@ T = TypeVar("T")
 PALLET: Any = bt.storage.SubtensorModule
 FAILURES_TO_REBUILD = 3
 CLOSE_S = 2.0
+MOST_STUCK = 4
+"""Threads left behind that never came back."""
 UNCERTAIN = ("may already be", "timed out", "timeout", "connection", "usurped", "retracted", "dropped")
 """Words of SDK messages after which the extrinsic may still be included."""
 
@@ -52,6 +54,7 @@ class BittensorChain:
         self._keypair = keypair
         self._hotkey = keypair.ss58_address
         self._thread = LoopThread("chain")
+        self._stuck: list[LoopThread] = []
         self._submit_s = settings.submit_timeout_s
         self._client: Any = None
         self._substrate: Any = None
@@ -203,11 +206,7 @@ class BittensorChain:
         except ChainUnavailable:
             raise
         except LoopStuck:
-            if self._thread is thread:
-                log.error("the chain client does not come back; starting another")
-                thread.stop()
-                self._thread, self._client, self._connecting = LoopThread("chain"), None, None
-                self._turn += 1
+            self._leave(thread)
             raise ChainUnavailable("the chain client is stuck") from None
         except Exception as error:  # the SDK's own, the transport's, and what a node says that nobody foresaw
             # By call: a node that answers the small questions and never the large ones is left as well.
@@ -217,6 +216,20 @@ class BittensorChain:
             raise ChainUnavailable(f"the chain does not answer: {_said(error, seconds)}") from error
         self._failures.pop(name, None)
         return result
+
+    def _leave(self, thread: LoopThread) -> None:
+        """Go on with another thread, unless too many hang already: then with this one, should it come back."""
+        if self._thread is not thread:
+            return
+        self._stuck = [stuck for stuck in self._stuck if stuck.alive]
+        if len(self._stuck) >= MOST_STUCK:
+            log.error("the chain client does not come back", stuck=len(self._stuck) + 1)
+            return
+        log.error("the chain client does not come back; starting another", stuck=len(self._stuck) + 1)
+        self._stuck.append(thread)
+        thread.stop()
+        self._thread, self._client, self._connecting = LoopThread("chain"), None, None
+        self._turn += 1
 
     async def _connected(self) -> Any:
         """The client, built when there is none. Runs on the thread."""

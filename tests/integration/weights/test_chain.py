@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -18,7 +19,7 @@ from coremesh.wire.keys import keypair_from_uri
 from coremesh.wire.wallets import load_keypair
 from devnet.chain.testing import RunningChain, running_chain
 from services.weights.chain import ERA_BLOCKS, Chain
-from services.weights.chain.sdk import BittensorChain
+from services.weights.chain.sdk import MOST_STUCK, BittensorChain
 from tests.integration.weights.middle import SUBMITS, middle
 from tests.unit.weights.fake_chain import FakeChain
 from tests.wait import wait_until
@@ -240,6 +241,38 @@ async def test_an_answer_that_nobody_foresaw_is_a_chain_that_does_not_answer(tmp
             await chain._call("metagraph", strange)
         assert (await chain.tick()).block > 0
         await chain.close()
+
+
+async def test_a_client_that_blocks_for_ever_leaves_a_few_threads_and_no_more() -> None:
+    over = threading.Event()
+
+    async def blocks(_client: object) -> None:
+        over.wait()
+
+    def threads() -> int:
+        return sum(thread.name == "chain" and thread.is_alive() for thread in threading.enumerate())
+
+    before = threads()
+    chain = BittensorChain(ChainSettings(network="ws://127.0.0.1:9"), keypair_from_uri("//Nobody"))
+    chain._connected = nothing  # type: ignore[method-assign]
+    try:
+        for _ in range(MOST_STUCK + 3):
+            with pytest.raises(ChainUnavailable, match="stuck"):
+                await chain._call("tick", blocks, 0.01)
+        assert threads() - before == MOST_STUCK + 1
+    finally:
+        over.set()
+
+    async def answers(_client: object) -> int:
+        return 7
+
+    assert await chain._call("tick", answers, 5.0) == 7
+    await wait_until(lambda: threads() - before == 1, why="those left behind are gone")
+    await chain.close()
+
+
+async def nothing() -> None:
+    """No client: what is called needs none."""
 
 
 async def test_nothing_is_signed_once_another_leads(tmp_path: Path) -> None:
