@@ -76,6 +76,10 @@ class Chain(Protocol):
         """The subnet with its hyperparameters and our nominators, at the newest block."""
         ...
 
+    async def hotkeys_of(self, uids: tuple[int, ...]) -> tuple[str, ...]:
+        """Who holds these uids, at the newest block."""
+        ...
+
     async def standing(self) -> Standing:
         """What the chain holds of us, at the newest block."""
         ...

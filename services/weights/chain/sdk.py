@@ -105,6 +105,16 @@ class BittensorChain:
 
         return await self._call("metagraph", read)
 
+    async def hotkeys_of(self, uids: tuple[int, ...]) -> tuple[str, ...]:
+        """See Chain."""
+
+        async def read(client: Any) -> tuple[str, ...]:
+            at = await client.at()
+            found = await asyncio.gather(*(at.query(PALLET.Keys, [self._netuid, uid]) for uid in uids))
+            return tuple(str(hotkey) for hotkey in found)
+
+        return await self._call("hotkeys", read)
+
     async def standing(self) -> Standing:
         """See Chain."""
 

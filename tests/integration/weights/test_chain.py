@@ -131,6 +131,7 @@ async def test_the_snapshot_shows_axons_stake_and_permits(tmp_path: Path) -> Non
         assert metagraph.is_validator(own)
         assert [n.uid for n in metagraph.neurons] == list(range(25))
         assert not any(n.serving for n in metagraph.neurons)
+        assert await chain.hotkeys_of((0, 7)) == (metagraph.hotkeys[0], metagraph.hotkeys[7])
 
 
 async def test_the_same_chain_goes_on_after_the_node_was_restarted(tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ class FakeChain:
     weights: dict[int, int] = field(default_factory=dict)
     commits: dict[int, dict[int, int]] = field(default_factory=dict)
     permit: bool = True
+    permits: tuple[int, ...] = ()
+    """Who else has one."""
     away: bool = False
     refuses: Sent | None = None
     """What the next set_weights gives, without any effect."""
@@ -86,7 +88,7 @@ class FakeChain:
                 ip="127.1.0.1",
                 port=8000 + uid if uid else 0,
                 stake=5000.0 if uid == 0 else 0.0,
-                permit=uid == 0 and self.permit,
+                permit=(uid == 0 and self.permit) or uid in self.permits,
                 last_update=self.last_update[uid],
             )
             for uid, hotkey in enumerate(self.hotkeys)
@@ -100,6 +102,10 @@ class FakeChain:
             nominators=(Nominator(coldkey="5Nominator", stake=10.0),),
             hotkey=OWN,
         )
+
+    async def hotkeys_of(self, uids: tuple[int, ...]) -> tuple[str, ...]:
+        self._reach("hotkeys")
+        return tuple(self.hotkeys[uid] for uid in uids)
 
     async def standing(self) -> Standing:
         self._reach("standing")
