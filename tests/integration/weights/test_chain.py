@@ -207,27 +207,26 @@ async def test_the_next_endpoint_is_taken_when_the_first_is_dead(tmp_path: Path)
 async def test_a_half_dead_connection_is_left_for_the_next_endpoint(tmp_path: Path) -> None:
     with running_chain(tmp_path, tempo=20, rate_limit=4) as node:
         async with middle(node.url) as man:
-            chain = sdk(node, network=man.url, fallbacks=(node.url,), timeout_s=1.0)
+            chain = sdk(node, network=man.url, fallbacks=(node.url,), timeout_s=2.0)
             await wait_until(lambda: _block(chain))
             man.muted = True
-            for _ in range(3):
-                with pytest.raises(ChainUnavailable):
-                    await chain.tick()
-            await wait_until(lambda: _block(chain))
+            await wait_until(lambda: _block(chain), timeout=60)
+            assert man.clients >= 1
             await chain.close()
 
 
 async def test_a_node_that_answers_small_questions_only_is_left_too(tmp_path: Path) -> None:
     with running_chain(tmp_path, tempo=20, rate_limit=4) as node:
         async with middle(node.url) as man:
-            chain = sdk(node, network=man.url, fallbacks=(node.url,), timeout_s=1.0)
+            chain = sdk(node, network=man.url, fallbacks=(node.url,), timeout_s=2.0)
             await wait_until(lambda: _size(chain))
             man.holds = lambda method: method == "state_call"
-            for _ in range(3):
-                await wait_until(lambda: _block(chain))
-                with pytest.raises(ChainUnavailable, match="no answer within 1 s"):
-                    await chain.metagraph()
-            await wait_until(lambda: _size(chain))
+
+            async def both() -> bool:
+                return await _block(chain) > 0 and await _size(chain) == 25
+
+            await wait_until(both, timeout=60)
+            assert man.held, "the node was asked, and left"
             await chain.close()
 
 
