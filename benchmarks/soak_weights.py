@@ -3,7 +3,10 @@
 Two weights services as processes, a Redis and the embedded chain with blocks of 0.25 s; events flow all the while.
 Three times the leader is killed, three times the chain is restarted and twice Redis, spread over the epochs. One
 JSON line an epoch on standard output, then the metrics; exit code 1 when an epoch passed without weights, or when
-what became of a submission is not known. About 200 epochs of 3 s: ten minutes.
+what became of a submission is not known. 200 epochs of 6 s: twenty minutes.
+
+An epoch must be longer than the machine's pauses and a lease together, or no leader can be replaced within it: where
+processes wait seconds for a core, give ``--tempo`` and ``--lease`` more. A real epoch is 72 minutes, a lease 6 s.
 """
 
 from __future__ import annotations
@@ -34,10 +37,11 @@ from tests.redis_server import RedisServer
 from tests.wait import wait_until
 
 BLOCK_S = 0.25
-LEASE_S = 1.0
-"""An epoch here is as long as a leader of the default lease takes to be replaced; a real one is 72 minutes."""
 FAULTS = ("kill", "chain", "redis", "kill", "chain", "kill", "redis", "chain")
 DOWN_S = 1.0
+START_S = 300.0
+CALL_S = 15.0
+"""A node that shares two cores with this answers late; one that is gone refuses at once."""
 LOST = ("sent", "committed")
 """Results that are not the end of a submission."""
 
@@ -77,7 +81,7 @@ class Network:
                     return instance
             return None
 
-        found = await wait_until(look, timeout=30, why="somebody leads")
+        found = await wait_until(look, timeout=START_S, why="somebody leads")
         assert found is not None
         return found
 
@@ -111,6 +115,8 @@ async def watch(chain: BittensorChain, network: Network, epochs: int, tempo: int
     label = ""
     while told < epochs:
         await asyncio.sleep(BLOCK_S / 2)
+        if failing is not None and failing.done():
+            failing.result()  # what cannot be started again ends the soak
         try:
             tick = await chain.tick()
         except ChainUnavailable:
@@ -160,31 +166,31 @@ def report(metric: str, value: float, unit: str) -> None:
     print(json.dumps(line), flush=True)
 
 
-async def soak(directory: Path, epochs: int, tempo: int, commit_reveal: bool) -> int:
+async def soak(directory: Path, epochs: int, tempo: int, lease_s: float, commit_reveal: bool) -> int:
     redis = RedisServer(directory)
     redis.start()
     history = RedisHistory(redis.url, 1, timeout=timedelta(seconds=2))
     with running_chain(
         directory, block_time=BLOCK_S, tempo=tempo, rate_limit=4, commit_reveal=commit_reveal
     ) as node:
-        flags = (f"--weights.lease_s={LEASE_S}",)
+        flags = (f"--weights.lease_s={lease_s}", f"--chain.timeout_s={CALL_S}", "--weights.interval_s=0.25")
         instances = [WeightsProcess(redis.url, node, directory, flags) for _ in range(2)]
         network = Network(redis, node, instances)
         chain = BittensorChain(
-            ChainSettings(network=node.url, timeout_s=2.0),  # pyright: ignore[reportCallIssue]
+            ChainSettings(network=node.url, timeout_s=CALL_S),  # pyright: ignore[reportCallIssue]
             load_keypair(node.wallets_dir, "validator", "default"),
         )
         try:
             for instance in instances:
                 instance.start()
-            await wait_until(lambda: _published(history), timeout=60, why="a metagraph")
+            await wait_until(lambda: _published(history), timeout=START_S, why="a metagraph")
             crowd = Crowd(history)
             async with crowd.at_work(pause_s=0.05):
-                await wait_until(lambda: _landed(history), timeout=60, why="the first weights")
+                await wait_until(lambda: _landed(history), timeout=START_S, why="the first weights")
                 seen = await watch(chain, network, epochs, tempo)
                 missed = sum(not seen.set_in(n) for n in range(epochs))
             await wait_until(
-                lambda: _settled(history), timeout=60, every=0.5, why="every submission has an end"
+                lambda: _settled(history), timeout=START_S, every=0.5, why="every submission has an end"
             )
             found = await fates(history)
             for instance in instances:
@@ -223,7 +229,8 @@ async def _landed(history: RedisHistory) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=200)
-    parser.add_argument("--tempo", type=int, default=12, help="blocks an epoch")
+    parser.add_argument("--tempo", type=int, default=24, help="blocks an epoch")
+    parser.add_argument("--lease", type=float, default=2.0, help="seconds a leader's lease lasts")
     parser.add_argument("--commit-reveal", action="store_true")
     parser.add_argument("--keep", help="a new folder for what the processes log; default: removed at the end")
     given = parser.parse_args()
@@ -231,7 +238,7 @@ def main() -> int:
     directory = Path(given.keep or tempfile.mkdtemp(prefix="coremesh-soak-"))
     directory.mkdir(exist_ok=True)
     try:
-        return asyncio.run(soak(directory, given.epochs, given.tempo, given.commit_reveal))
+        return asyncio.run(soak(directory, given.epochs, given.tempo, given.lease, given.commit_reveal))
     finally:
         if not given.keep:
             shutil.rmtree(directory, ignore_errors=True)

@@ -66,7 +66,8 @@ class Leading:
                 self.lease = await self._leases.acquire(self._role, self._holder, self._ttl)
                 self._held_until_s = asked_s + self._ttl.total_seconds()
                 if self.lease is None:
-                    await asyncio.sleep(self._ttl.total_seconds() / 4)
+                    # Often: what is left of the lease, and this, is how late the next leader is.
+                    await asyncio.sleep(self._ttl.total_seconds() / 12)
                     continue
                 self._log.info("leading", token=self.lease.token)
                 await self._lead(self.lease, work)

@@ -18,7 +18,7 @@ from typing import Any
 from devnet.chain.admin import DevnetAdmin
 from devnet.wallets import WalletKeys, ensure_wallets
 
-READY_TIMEOUT_S = 30.0
+READY_TIMEOUT_S = 120.0
 
 
 @dataclass(slots=True)

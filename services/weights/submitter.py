@@ -3,6 +3,10 @@
 A submission is recorded as ``sent`` before it is handed to the chain, and its outcome after the chain was read
 back. So whoever takes over finds what was under way, and a leader that lost its lease is refused the record and
 sends nothing.
+
+What was recorded and is neither on the chain nor on its way there is sent again, the same vector under the same
+record: of two extrinsics of one nonce the chain takes one, and whichever it is, the record is right. Only when no
+extrinsic of a record can land any more (each lives for ERA_BLOCKS) is it called failed.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from coremesh.service import traces
 from coremesh.settings import WeightsSettings
 from coremesh.types import new_event_id
 from services.weights.book import Book, Proposal
-from services.weights.chain import Chain, Sent, Standing, Tick
+from services.weights.chain import ERA_BLOCKS, Chain, Sent, Standing, Tick
 from services.weights.gate import Reason
 from services.weights.ledger import Ledger
 from services.weights.metrics import DUE, HELD
@@ -26,8 +30,8 @@ from services.weights.schedule import Due, due, retry_wait
 
 log = structlog.get_logger(__name__)
 
-PATIENCE_BLOCKS = 8
-"""How long an extrinsic whose answer was lost may take to show itself."""
+RESEND_BLOCKS = 8
+"""How long a record is worth sending again. After that another vector is due."""
 HARD = ("empty", "not_finite", "not_registered")
 """Reasons that not even an operator can override."""
 
@@ -46,6 +50,10 @@ class Submitter:
         self._said: tuple[object, ...] = ()
         self._override = False
         self._answer: Sent | None = None
+        self._sent_once = False
+        """Of the open attempt there is one extrinsic and no other, ours."""
+        self._lands_until: int | None = None
+        """The last block that may hold an extrinsic of the open attempt; None until the chain was read back."""
         self.reasons: tuple[Reason, ...] = ()
         """Why the next submission is held."""
 
@@ -57,7 +65,8 @@ class Submitter:
         """Begin to lead. Raises HistoryUnavailable."""
         page = self._book.page
         await self._ledger.take_over(page.last_id, page.state.events)
-        self._failures, self._retry_at, self._said, self._answer = 0, 0, (), None
+        self._failures, self._retry_at, self._said = 0, 0, ()
+        self._forget()
 
     def stand_down(self) -> None:
         """Lead no longer: what is due and held is for another to say."""
@@ -73,7 +82,7 @@ class Submitter:
         """
         self._tempo = metagraph.hyperparameters.tempo
         if self._ledger.attempt is not None:
-            await self._settle(lease, tick)
+            await self._settle(lease, tick, metagraph, leads)
         if self._ledger.sealed:
             await self._look_for_reveals(lease)
         uid = metagraph.uid_of(metagraph.hotkey)
@@ -86,7 +95,7 @@ class Submitter:
         if self._when(standing.block, tick, standing.last_update, metagraph) is Due.WAIT:
             return  # the tick is older than our last weights
         proposal = self.propose(metagraph, standing.block)
-        self.reasons = self._holding(proposal, standing, metagraph, when)
+        self.reasons = self._holding(proposal, standing, when)
         self._show(self.reasons)
         submission = self._submission(proposal, metagraph, standing)
         if self.reasons:
@@ -94,7 +103,11 @@ class Submitter:
         elif self._settings.dry_run:
             await self._say(lease, submission, "dry_run", tick, ())
         elif leads():
-            await self._send(lease, submission, proposal, leads)
+            self._ledger.attempt_events = proposal.page.state.events
+            self._forget()
+            self._sent_once, self._override = True, False
+            await self._send(lease, submission, proposal.limits.fewest, leads)
+            await self._settle(lease, tick, metagraph, leads)
 
     def _when(self, block: int, tick: Tick, last_update: int, metagraph: Metagraph) -> Due:
         override = self._settings.epoch_length_override
@@ -106,16 +119,14 @@ class Submitter:
             metagraph, block, since_events=self._ledger.events, previous=self._ledger.previous
         )
 
-    def _holding(
-        self, proposal: Proposal, standing: Standing, metagraph: Metagraph, when: Due
-    ) -> tuple[Reason, ...]:
+    def _holding(self, proposal: Proposal, standing: Standing, when: Due) -> tuple[Reason, ...]:
         reasons = list(proposal.reasons)
         if standing.uid is None:
             reasons.append(Reason("not_registered", "our hotkey is not registered on the subnet"))
         elif not (standing.permit or standing.owner or proposal.vector.uids == (standing.uid,)):
             # A sealed commit without a permit fails in silence when it is revealed.
             reasons.append(Reason("no_permit", "our hotkey has no validator permit"))
-        key, wanted = self._version_key(metagraph), metagraph.hyperparameters.version_key
+        key, wanted = self._version_key(standing), standing.version_key
         if wanted and key < wanted:
             reasons.append(Reason("version_key", f"our version key is {key}, the subnet asks for {wanted}"))
         if when is Due.URGENT:
@@ -124,19 +135,23 @@ class Submitter:
             reasons = [reason for reason in reasons if reason.code in HARD]
         return tuple(reasons)
 
+    def _forget(self) -> None:
+        """Of the open attempt nothing is known but its record."""
+        self._answer, self._sent_once, self._lands_until = None, False, None
+
     async def _send(
-        self, lease: Lease, submission: Submission, proposal: Proposal, leads: Callable[[], bool]
+        self, lease: Lease, submission: Submission, fewest: int, leads: Callable[[], bool]
     ) -> None:
+        # First of all: a record whose answer is lost may have been written, and is followed to its end as well.
+        self._ledger.attempt = submission
         self._ledger.attempt = await self._ledger.record(submission, lease)
-        self._ledger.attempt_events = proposal.page.state.events
-        self._answer, self._override = None, False
         if not leads():
             return  # stopped for longer than the lease: who leads now finds the record, and settles it
         with traces.span(
             "submit weights", submission=submission.id, block=submission.block, uids=len(submission.uids)
         ) as span:
             self._answer = await self._chain.set_weights(
-                submission.uids, submission.values, submission.version_key, proposal.limits.fewest
+                submission.uids, submission.values, submission.version_key, fewest, leads
             )
             span.set(accepted=self._answer.accepted, certain=self._answer.certain)
         log.info(
@@ -147,16 +162,17 @@ class Submitter:
             certain=self._answer.certain,
             reason=self._answer.message,
         )
-        await self._settle(lease, None)
 
-    async def _settle(self, lease: Lease, tick: Tick | None) -> None:
-        """Find out what became of the attempt."""
+    async def _settle(
+        self, lease: Lease, tick: Tick, metagraph: Metagraph, leads: Callable[[], bool]
+    ) -> None:
+        """Find out what became of the attempt, and send it again when it came to nothing."""
         attempt, answer = self._ledger.attempt, self._answer
         assert attempt is not None
-        if answer is not None and not answer.accepted and answer.certain:
-            await self._outcome(lease, attempt, "failed", f"{answer.code}: {answer.message}"[:500])
-            return
         standing = await self._chain.standing()
+        if self._lands_until is None:
+            # Whatever was signed, was signed before now: by us, or by who led before.
+            self._lands_until = max(standing.block, tick.block) + ERA_BLOCKS
         commit = next((c.block for c in standing.commits if c.block > attempt.block), None)
         if commit is not None:
             attempt = msgspec.structs.replace(attempt, commit_reveal=True, landed_block=commit)
@@ -166,15 +182,33 @@ class Submitter:
             await self._outcome(
                 lease, msgspec.structs.replace(attempt, landed_block=standing.last_update), result, ""
             )
-        elif max(standing.block, tick.block if tick else 0) > attempt.block + PATIENCE_BLOCKS:
+        elif self._sent_once and answer is not None and not answer.accepted and answer.certain:
+            await self._outcome(lease, attempt, "failed", f"{answer.code}: {answer.message}"[:500])
+        elif max(standing.block, tick.block) > self._lands_until:
             said = f" ({answer.message})"[:400] if answer and answer.message else ""
             await self._outcome(lease, attempt, "failed", f"{_absent(attempt, standing)}{said}")
+        elif self._came_to_nothing(attempt, standing) and leads():
+            fewest = min(metagraph.size, metagraph.hyperparameters.min_weights)
+            log.warning("weights sent again", block=attempt.block, reason=answer.message if answer else "")
+            self._forget()
+            await self._send(lease, attempt, fewest, leads)
+
+    def _came_to_nothing(self, attempt: Submission, standing: Standing) -> bool:
+        """Whether the attempt is neither on the chain nor on its way, as far as our node knows."""
+        if (
+            standing.pending
+            or standing.last_update > attempt.block
+            or (self._answer and self._answer.accepted)
+        ):
+            return False
+        return attempt.block <= standing.block <= attempt.block + RESEND_BLOCKS
 
     async def _outcome(self, lease: Lease, attempt: Submission, result: str, reason: str) -> None:
         recorded = await self._ledger.record(
             msgspec.structs.replace(attempt, result=result, reason=reason), lease
         )
-        self._ledger.attempt, self._answer = None, None
+        self._ledger.attempt = None
+        self._forget()
         if result == "failed":
             self._failures += 1
             self._retry_at = attempt.block + retry_wait(self._failures, self._tempo)
@@ -237,12 +271,13 @@ class Submitter:
             result="sent",
             commit_reveal=standing.commit_reveal,
             rule=proposal.recipe.text,
-            version_key=self._version_key(metagraph),
+            version_key=self._version_key(standing),
         )
 
-    def _version_key(self, metagraph: Metagraph) -> int:
+    def _version_key(self, standing: Standing) -> int:
+        # Of the block just read: a snapshot may be 100 blocks old, and a commit with an old key fails in silence.
         own = self._settings.version_key
-        return metagraph.hyperparameters.version_key if own < 0 else own
+        return standing.version_key if own < 0 else own
 
     def _show(self, reasons: tuple[Reason, ...]) -> None:
         HELD.clear()

@@ -23,6 +23,8 @@ class MetagraphSync:
         self._chain = chain
         self._settings = settings
         self._due_s = 0.0
+        self._seen: tuple[int, dict[int, int]] = (0, {})
+        """The block of a snapshot, and updates of uids that turned out not to be registrations since."""
         self.newest: Metagraph | None = None
         """The newest snapshot that we know of, ours or another leader's."""
 
@@ -41,7 +43,7 @@ class MetagraphSync:
         ``announced``: the fold knows who is in the network. Otherwise (a fold begun anew on a history whose start
         was trimmed away) everybody is announced again, which changes nothing for who is known.
         """
-        if not self._due(tick):
+        if not await self._due(tick):
             return
         new = await self._chain.metagraph()
         # Never from memory: the answer to an earlier publication may have been lost.
@@ -54,23 +56,33 @@ class MetagraphSync:
         if event is not None:
             log.info("metagraph changed", block=new.block, size=new.size, changes=len(event.changes))
 
-    def _due(self, tick: Tick) -> bool:
+    async def _due(self, tick: Tick) -> bool:
         newest = self.newest
         if newest is None or time.monotonic() >= self._due_s:
             return True
         # A chain that lost blocks (a devnet begun anew) is another chain.
         passed = tick.block - newest.block
-        return passed >= self._settings.sync_blocks or passed < 0 or registered(newest, tick)
+        return passed >= self._settings.sync_blocks or passed < 0 or await self._registered(newest, tick)
 
+    async def _registered(self, newest: Metagraph, tick: Tick) -> bool:
+        """Whether somebody has registered since the snapshot.
 
-def registered(metagraph: Metagraph, tick: Tick) -> bool:
-    """Whether somebody has registered since the snapshot.
-
-    A registration writes LastUpdate of its uid; of the others only validators, who set weights, write theirs.
-    """
-    if len(tick.last_update) != metagraph.size:
-        return True
-    return any(
-        update > neuron.last_update and not neuron.permit
-        for neuron, update in zip(metagraph.neurons, tick.last_update, strict=True)
-    )
+        A registration writes LastUpdate of its uid, and so do weights: the hotkey tells the one from the other.
+        """
+        if len(tick.last_update) != newest.size:
+            return True
+        if self._seen[0] != newest.block:
+            self._seen = (newest.block, {})
+        seen = self._seen[1]
+        moved = [
+            neuron
+            for neuron, update in zip(newest.neurons, tick.last_update, strict=True)
+            if update > seen.get(neuron.uid, neuron.last_update)
+        ]
+        if not moved:
+            return False
+        holders = await self._chain.hotkeys_of(tuple(neuron.uid for neuron in moved))
+        if holders != tuple(neuron.hotkey for neuron in moved):
+            return True
+        seen.update({neuron.uid: tick.last_update[neuron.uid] for neuron in moved})
+        return False

@@ -1,12 +1,13 @@
-"""S3 over HTTP as pyarrow's S3FileSystem speaks it, in memory: put, ranged get, head, list, multipart, delete.
+"""S3 over HTTP as pyarrow's S3FileSystem speaks it, in memory: put, copy, ranged get, head, list, multipart, delete.
 
-Signatures are not checked. ``broken`` answers everything with 500.
+Signatures are not checked. ``broken`` answers everything with 500, ``fails`` what it says of a method and a path.
 """
 
 from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -25,6 +26,7 @@ class FakeS3:
         self.uploads: dict[str, dict[int, bytes]] = {}
         self.requests: list[str] = []
         self.broken = False
+        self.fails: Callable[[str, str], bool] = lambda _method, _path: False
         self.lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"s3": self}))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
@@ -92,7 +94,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self._body()
         with self.s3.lock:
             self.s3.requests.append(f"{self.command} {self.path}")
-            if self.s3.broken:
+            if self.s3.broken or self.s3.fails(self.command, self.path):
                 self._error(500, "InternalError")
             elif "list-type" in query:
                 self._list(name, query)
@@ -104,6 +106,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _on_put(self, name: str, query: dict[str, list[str]], body: bytes) -> None:
         if "uploadId" in query:
             self.s3.uploads[query["uploadId"][0]][int(query["partNumber"][0])] = body
+        elif source := self.headers.get("x-amz-copy-source"):
+            self.s3.objects[name] = self.s3.objects[unquote(source).strip("/")]
+            done = f"{XML}<CopyObjectResult><ETag>tag</ETag></CopyObjectResult>".encode()
+            self._answer(200, done, {"Content-Type": "application/xml"})
+            return
         elif "/" in name:
             self.s3.objects[name] = body
         self._answer(200, headers={"ETag": '"tag"'})

@@ -20,6 +20,8 @@ from coremesh.settings import ArchiveSettings
 from services.weights.archive.schema import META
 
 T = TypeVar("T")
+SINGLE_PUT_BYTES = 5 << 20
+"""Less than this is one request whatever the client: S3 knows no smaller part of an upload."""
 
 
 class ArchiveUnavailable(Unavailable):
@@ -81,10 +83,18 @@ class ArrowFiles:
         with told(f"write {self.root}/{path}"):
             if self._local:
                 _replace(Path(self._base) / path, buffer.getvalue())
-                return
-            # Nobody sees the object before the last byte is there.
-            with self._system.open_output_stream(f"{self._base}/{path}") as stream:
-                stream.write(buffer.getvalue())
+            else:
+                self._put(f"{self._base}/{path}", buffer.getvalue())
+
+    def _put(self, path: str, content: pa.Buffer) -> None:
+        """Arrow completes an upload in parts even after one of them failed, so that a truncated object is seen: what
+        is larger than one request is put under another name first, and copied by the storage once it is whole."""
+        whole = content.size < SINGLE_PUT_BYTES
+        put = path if whole else f"{path}.tmp"
+        with self._system.open_output_stream(put) as stream:
+            stream.write(content)
+        if not whole:
+            self._system.move(put, path)
 
     def read(self, path: str) -> pa.Table:
         """See Files."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from coremesh.metagraph import Metagraph
+
+ERA_BLOCKS = 16
+"""How long an extrinsic of ours is valid: what was signed and not sent, by a process that was stopped for a while, is
+refused by the chain after so many blocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,10 @@ class Standing:
     permit: bool
     owner: bool
     """The subnet's owner needs no permit."""
+    pending: bool = False
+    """An extrinsic of ours waits in the node's pool."""
+    version_key: int = 0
+    """What the subnet asks for; 0 for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +76,25 @@ class Chain(Protocol):
         """The subnet with its hyperparameters and our nominators, at the newest block."""
         ...
 
+    async def hotkeys_of(self, uids: tuple[int, ...]) -> tuple[str, ...]:
+        """Who holds these uids, at the newest block."""
+        ...
+
     async def standing(self) -> Standing:
         """What the chain holds of us, at the newest block."""
         ...
 
     async def set_weights(
-        self, uids: tuple[int, ...], values: tuple[int, ...], version_key: int, least: int
+        self,
+        uids: tuple[int, ...],
+        values: tuple[int, ...],
+        version_key: int,
+        least: int,
+        may: Callable[[], bool],
     ) -> Sent:
         """Set or commit weights, as the subnet demands. ``least``: the number of weights the chain asks for.
 
+        ``may`` is asked last of all, before anything is signed; a signature is worth nothing ERA_BLOCKS later.
         Never raises for what the chain or the node says: that is in the result.
         """
         ...

@@ -55,6 +55,11 @@ class LoopThread:
             raise LoopStuck
         return future.result()
 
+    @property
+    def alive(self) -> bool:
+        """Whether the thread still runs, or hangs."""
+        return self._thread.is_alive()
+
     def stop(self) -> None:
         """End the loop soon; never waits."""
         self._loop.call_soon_threadsafe(self._loop.stop)

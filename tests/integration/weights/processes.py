@@ -62,7 +62,7 @@ class WeightsProcess:
             return 0
         if self.process.poll() is None:
             self.process.send_signal(number)
-        code = self.process.wait(timeout=20)
+        code = self.process.wait(timeout=60)
         self.process = None
         return code
 
@@ -93,7 +93,7 @@ def replay(redis_url: str) -> tuple[int, dict[str, Any]]:
     done = subprocess.run(
         [sys.executable, "-m", "services.weights", "replay", "--json", "--redis.url", redis_url],
         capture_output=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert done.returncode in (0, 1, 3), done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from coremesh.errors import ChainUnavailable
@@ -26,6 +27,8 @@ class FakeChain:
     weights: dict[int, int] = field(default_factory=dict)
     commits: dict[int, dict[int, int]] = field(default_factory=dict)
     permit: bool = True
+    permits: tuple[int, ...] = ()
+    """Who else has one."""
     away: bool = False
     refuses: Sent | None = None
     """What the next set_weights gives, without any effect."""
@@ -36,6 +39,9 @@ class FakeChain:
     reveals: bool = True
     hold_reveals: bool = False
     """Commits stay where they are, however old."""
+    holds: bool = False
+    """Weights wait in the node's pool, and their answer is lost."""
+    pending: dict[int, int] | None = None
     calls: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -59,6 +65,15 @@ class FakeChain:
                         self.weights = values
                 self.commits.clear()
 
+    def include(self, vector: dict[int, int]) -> None:
+        """Take a vector of ours into the newest block."""
+        self.pending = None
+        self.last_update[self.hotkeys.index(OWN)] = self.block
+        if self.hyperparameters.commit_reveal:
+            self.commits[self.block] = vector
+        else:
+            self.weights = vector
+
     async def tick(self) -> Tick:
         self._reach("tick")
         return Tick(self.block, self.epoch_start, tuple(self.last_update))
@@ -73,7 +88,7 @@ class FakeChain:
                 ip="127.1.0.1",
                 port=8000 + uid if uid else 0,
                 stake=5000.0 if uid == 0 else 0.0,
-                permit=uid == 0 and self.permit,
+                permit=(uid == 0 and self.permit) or uid in self.permits,
                 last_update=self.last_update[uid],
             )
             for uid, hotkey in enumerate(self.hotkeys)
@@ -88,6 +103,10 @@ class FakeChain:
             hotkey=OWN,
         )
 
+    async def hotkeys_of(self, uids: tuple[int, ...]) -> tuple[str, ...]:
+        self._reach("hotkeys")
+        return tuple(self.hotkeys[uid] for uid in uids)
+
     async def standing(self) -> Standing:
         self._reach("standing")
         uid = self.hotkeys.index(OWN) if OWN in self.hotkeys else None
@@ -100,14 +119,23 @@ class FakeChain:
             commit_reveal=self.hyperparameters.commit_reveal,
             permit=self.permit,
             owner=False,
+            pending=self.pending is not None,
+            version_key=self.hyperparameters.version_key,
         )
 
     async def set_weights(
-        self, uids: tuple[int, ...], values: tuple[int, ...], version_key: int, least: int
+        self,
+        uids: tuple[int, ...],
+        values: tuple[int, ...],
+        version_key: int,
+        least: int,
+        may: Callable[[], bool],
     ) -> Sent:
         if self.away:
             return Sent(False, False, "chain_unavailable", "the chain is away")
         self.calls.append("set_weights")
+        if not may():
+            return Sent(False, True, "FencedOff", "nothing was signed")
         if self.refuses is not None:
             answer, self.refuses = self.refuses, None
             return answer
@@ -119,13 +147,12 @@ class FakeChain:
             return Sent(False, True, "rate_limited", "too soon")
         if len(uids) < min(len(self.hotkeys), self.hyperparameters.min_weights):
             return Sent(False, True, "invalid_argument", "too few")
-        self.advance()
-        self.last_update[uid] = self.block
         vector = dict(zip(uids, values, strict=True))
-        if self.hyperparameters.commit_reveal:
-            self.commits[self.block] = vector
-        else:
-            self.weights = vector
+        if self.holds:
+            self.pending = vector
+            return Sent(False, False, "timeout", "the answer was lost")
+        self.advance()
+        self.include(vector)
         if self.killed:
             self.killed = False
             raise Killed

@@ -6,16 +6,17 @@ import time
 from dataclasses import dataclass
 from datetime import timedelta
 from random import Random
+from typing import Any
 
 import msgspec
 import pytest
 from prometheus_client import REGISTRY
 
-from coremesh.errors import ChainUnavailable, LeaseLost
+from coremesh.errors import ChainUnavailable, HistoryUnavailable, LeaseLost
 from coremesh.history import Checkpoint, Lease, Submission
 from coremesh.metagraph import Hyperparameters, difference
 from coremesh.settings import WeightsSettings
-from coremesh.types import ORIGIN
+from coremesh.types import ORIGIN, StreamId
 from services.weights.book import Book
 from services.weights.chain import Sent
 from services.weights.fold import NAME, ScoreFold
@@ -97,6 +98,17 @@ async def bench(chain: FakeChain | None = None, **settings: object) -> Bench:
     return made
 
 
+class Answers:
+    """Something with one of its methods replaced."""
+
+    def __init__(self, whole: Any, **methods: Any) -> None:
+        self._whole = whole
+        self.__dict__.update(methods)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._whole, name)
+
+
 def sealed(**given: int) -> FakeChain:
     return FakeChain(hyperparameters=Hyperparameters(tempo=20, rate_limit=5, commit_reveal=True, **given))
 
@@ -156,20 +168,76 @@ async def test_a_lost_answer_is_settled_by_reading_the_chain_back() -> None:
     assert b.chain.calls.count("set_weights") == 1
 
 
-async def test_an_answer_lost_with_its_extrinsic_fails_after_a_while_and_is_sent_again() -> None:
+async def test_an_answer_lost_with_its_extrinsic_is_sent_again_at_once_under_the_same_record() -> None:
     b = await bench()
     b.chain.refuses = Sent(False, False, "unknown", "may already be on chain")
     await b.step()
-    for _ in range(8):
-        await b.step()
-        assert [r for r, _ in await b.records()] == ["sent"]
     await b.step()
-    assert await b.records() == [
-        ("sent", ""),
-        ("failed", "it did not show up on the chain (may already be on chain)"),
-        ("sent", ""),
-        ("landed", ""),
-    ]
+    assert await b.records() == [("sent", ""), ("sent", ""), ("landed", "")]
+    assert len({entry.submission.id for entry in await b.history.submissions(10)}) == 1
+    assert b.chain.calls.count("set_weights") == 2
+
+
+async def test_what_waits_in_the_pool_is_waited_for_and_not_sent_again() -> None:
+    b = await bench()
+    b.chain.holds = True
+    for _ in range(6):
+        await b.step()
+    assert await b.records() == [("sent", "")]
+    b.chain.advance()
+    b.chain.include(b.chain.pending or {})
+    await b.step()
+    assert await b.records() == [("sent", ""), ("landed", "")]
+    assert b.chain.calls.count("set_weights") == 1
+
+
+async def test_what_fell_out_of_the_pool_is_sent_again_or_given_up_when_it_can_land_no_more() -> None:
+    b = await bench()
+    b.chain.holds = True
+    await b.step()
+    b.chain.holds, b.chain.pending = False, None
+    await b.step()
+    await b.step()
+    assert [r for r, _ in await b.records()] == ["sent", "sent", "landed"]
+    b.chain.advance(20)
+    b.chain.holds = True
+    await b.step()
+    for _ in range(16):
+        await b.step()
+        assert [r for r, _ in await b.records()][3:] == ["sent"]
+    b.chain.holds = False
+    await b.step()
+    assert (await b.records())[4] == ("failed", "it did not show up on the chain (the answer was lost)")
+    b.chain.pending = None
+    for _ in range(3):
+        await b.step()
+    assert [r for r, _ in await b.records()][5:] == ["sent", "landed"]
+
+
+async def test_a_former_leaders_extrinsic_that_lands_before_ours_is_the_same_submission() -> None:
+    """The heir finds nothing on the chain nor in the pool and sends again; then the old one arrives and wins."""
+    b = await bench()
+    await b.forward(u1=2.0, u2=1.0)
+    b.stops_after = 1
+    await b.step()
+    sent = await b.newest()
+    await b.forward(u1=1.0, u2=9.0)  # the heir would propose another vector
+    b.stops_after = 1000
+    b.ledger = Ledger(b.history)
+    b.submitter = Submitter(b.ledger, b.chain, b.book, WeightsSettings())
+    await b.submitter.take_over()
+    b.chain.refuses = Sent(False, True, "invalid", "priority is too low: another holds that nonce")
+    await b.step()
+    assert [r for r, _ in await b.records()] == [
+        "sent",
+        "sent",
+    ]  # refused for certain, but the other may land
+    b.chain.advance()
+    b.chain.include(dict(zip(sent.uids, sent.values, strict=True)))
+    await b.step()
+    newest = await b.newest()
+    assert (newest.id, newest.result) == (sent.id, "landed")
+    assert b.chain.weights == dict(zip(sent.uids, sent.values, strict=True))
 
 
 async def test_a_chain_that_is_away_raises_and_is_asked_again() -> None:
@@ -416,12 +484,64 @@ async def test_a_leader_stopped_after_its_record_sends_nothing_when_it_wakes() -
     b.submitter = Submitter(b.ledger, b.chain, b.book, WeightsSettings())
     await b.submitter.take_over()
     await b.step(9)
+    for _ in range(16):
+        assert await b.records() == [("sent", "")]  # it may still have been signed, and arrive
+        await b.step()
+    await b.step()
+    await b.step(2)
     assert await b.records() == [
         ("sent", ""),
         ("failed", "it did not show up on the chain"),
         ("sent", ""),
         ("landed", ""),
     ]
+
+
+@pytest.mark.parametrize("commit_reveal", [False, True])
+async def test_who_takes_over_soon_sends_what_never_arrived(commit_reveal: bool) -> None:
+    b = await bench(sealed() if commit_reveal else FakeChain())
+    await b.forward(u1=2.0, u2=1.0)
+    b.stops_after = 1
+    await b.step()
+    assert "set_weights" not in b.chain.calls
+    b.stops_after = 1000
+    b.ledger = Ledger(b.history)
+    b.submitter = Submitter(b.ledger, b.chain, b.book, WeightsSettings())
+    await b.submitter.take_over()
+    await b.step(2)
+    await b.step(0)
+    assert [r for r, _ in await b.records()] == ["sent", "sent", "committed" if commit_reveal else "landed"]
+    assert len({entry.submission.id for entry in await b.history.submissions(10)}) == 1
+
+
+async def test_a_leader_stopped_before_it_signs_signs_nothing() -> None:
+    b = await bench()
+    b.stops_after = 2  # asked before the record, after it, and by the signature
+    await b.step()
+    assert [r for r, _ in await b.records()] == ["sent", "failed"]
+    assert (b.chain.weights, b.chain.last_update[0]) == ({}, 0)
+
+
+async def test_a_record_whose_answer_is_lost_is_followed_to_its_end() -> None:
+    b = await bench()
+    submit, lost = b.history.submit, 1
+
+    async def loses(submission: Submission, lease: Lease) -> StreamId:
+        nonlocal lost
+        place = await submit(submission, lease)
+        if lost:
+            lost -= 1
+            raise HistoryUnavailable("the answer was lost")
+        return place
+
+    b.ledger = Ledger(Answers(b.history, submit=loses))  # type: ignore[arg-type]
+    b.submitter = Submitter(b.ledger, b.chain, b.book, WeightsSettings())
+    with pytest.raises(HistoryUnavailable):
+        await b.step()
+    await b.step()
+    await b.step()
+    assert [r for r, _ in await b.records()] == ["sent", "sent", "landed"]
+    assert len({entry.submission.id for entry in await b.history.submissions(10)}) == 1
 
 
 async def test_who_takes_over_settles_what_was_under_way() -> None:

@@ -9,8 +9,7 @@ from coremesh.errors import LeaseLost
 from coremesh.events import Change, MetagraphEvent
 from coremesh.history import Lease
 from coremesh.settings import ChainSettings
-from services.weights.chain import Tick
-from services.weights.sync import MetagraphSync, registered
+from services.weights.sync import MetagraphSync
 from tests.fakes.history import MemoryHistory
 from tests.unit.weights.fake_chain import FakeChain
 
@@ -76,9 +75,26 @@ async def test_a_stale_leader_publishes_nothing() -> None:
 
 
 async def test_growth_counts_as_registration() -> None:
-    chain = FakeChain()
-    metagraph = await chain.metagraph()
-    tick = await chain.tick()
-    assert not registered(metagraph, tick)
-    assert registered(metagraph, replace(tick, last_update=(*tick.last_update, 7)))
-    assert not registered(metagraph, Tick(1, 1, tick.last_update))
+    history, chain, sync, lease = await begun(sync_blocks=1000)
+    chain.advance()
+    chain.hotkeys.append("new")
+    chain.last_update.append(chain.block)
+    await sync.step(lease, await chain.tick(), announced=True)
+    assert (await changes(history))[1:] == [(Change(4, "", "new"),)]
+
+
+async def test_a_registration_in_the_place_of_a_validator_is_published_at_once() -> None:
+    """Who has a permit writes LastUpdate by setting weights, too: that alone is no registration."""
+    history, chain, sync, lease = await begun(sync_blocks=1000)
+    chain.permits = (2,)
+    chain.advance()
+    await sync.step(lease, replace(await chain.tick(), block=5000), announced=True)
+    chain.last_update[2] = chain.block
+    calls = chain.calls.count("metagraph")
+    for _ in range(3):
+        await sync.step(lease, await chain.tick(), announced=True)
+    assert (chain.calls.count("metagraph"), chain.calls.count("hotkeys")) == (calls, 1)  # looked at once
+    chain.advance()
+    chain.hotkeys[2], chain.last_update[2] = "new", chain.block
+    await sync.step(lease, await chain.tick(), announced=True)
+    assert (await changes(history))[-1] == (Change(2, "5Miner2", "new"),)
