@@ -30,8 +30,8 @@ from services.weights.schedule import Due, due, retry_wait
 
 log = structlog.get_logger(__name__)
 
-RESEND_BLOCKS = 8
-"""How long a record is worth sending again. After that another vector is due."""
+RESEND_BLOCKS = 32
+"""How long a record is worth sending again, longer than a lease lasts. After that another vector is due."""
 HARD = ("empty", "not_finite", "not_registered")
 """Reasons that not even an operator can override."""
 

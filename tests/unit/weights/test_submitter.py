@@ -483,7 +483,7 @@ async def test_a_leader_stopped_after_its_record_sends_nothing_when_it_wakes() -
     b.ledger = Ledger(b.history)
     b.submitter = Submitter(b.ledger, b.chain, b.book, WeightsSettings())
     await b.submitter.take_over()
-    await b.step(9)
+    await b.step(33)
     for _ in range(16):
         assert await b.records() == [("sent", "")]  # it may still have been signed, and arrive
         await b.step()
