@@ -101,7 +101,14 @@ COPY --from=source /opt/coremesh /opt/coremesh
 EXPOSE 8081
 ENTRYPOINT ["python", "-m", "services.gating"]
 
+# DEBS: Debian packages to put in. On a GPU Triton builds the launchers of our kernels with a C compiler, when they run.
 FROM runtime AS reward
+ARG DEBS=""
+USER root
+RUN if [ -n "${DEBS}" ]; then \
+        apt-get update && apt-get install -y --no-install-recommends ${DEBS} && rm -rf /var/lib/apt/lists/*; \
+    fi
+USER 10001:10001
 COPY --from=torch-deps /opt/venv /opt/venv
 COPY --from=source /opt/coremesh /opt/coremesh
 EXPOSE 8082
