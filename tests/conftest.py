@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -10,6 +11,9 @@ import redis
 
 from coremesh.history.redis import RedisHistory
 from tests.redis_server import RedisServer
+
+# Kernels for GPUs are interpreted. Triton looks at it when it is imported, by whomever.
+os.environ["TRITON_INTERPRET"] = "1"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

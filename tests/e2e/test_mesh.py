@@ -63,7 +63,7 @@ def test_a_user_gets_a_relevant_answer(mesh: Mesh) -> None:
     assert {"immune", "germ", "antibodies"} & set(body["completion"].lower().replace(",", "").split())
     assert residents(mesh)[body["hotkey"]] in SKILLED
     assert body["reward"] == max(c["reward"] for c in body["completions"] if c["reward"] is not None)
-    assert set(body["timings"]) == {"filter", "gating", "query", "reward", "total"}
+    assert set(body["timings"]) == {"filter", "gating", "query", "reward", "total", "models"}
     assert body["degraded"] == []
 
     def recorded() -> dict[str, Any] | None:

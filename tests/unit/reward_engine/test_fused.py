@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 import numpy as np
@@ -10,8 +9,6 @@ import pytest
 import torch
 from torch.nn import functional
 
-# Triton looks at it when it decorates a kernel.
-os.environ["TRITON_INTERPRET"] = "1"
 pytest.importorskip("triton")
 
 from services.reward.engine import Classifier, fused, steps
