@@ -26,13 +26,14 @@ from benchmarks.weights_recorded import HOTKEYS, LARGE, NETWORK, note, report
 from coremesh.events import ForwardEvent, decode_scored
 from coremesh.folding import FoldRunner
 from coremesh.history import Checkpoint, Lease
-from coremesh.history.page import Page
+from coremesh.history.page import Page, has_pages
 from coremesh.history.redis import RedisHistory
 from coremesh.types import ORIGIN
 from services.weights import scores
 from services.weights.fold import ScoreFold
 from services.weights.rules import SoftmaxEma
 from services.weights.scores import ScoreState
+from tests.pages import fill
 from tests.redis_server import RedisServer
 
 ORIGINAL_EVENTS = 5_000
@@ -105,6 +106,11 @@ async def originals(history: RedisHistory, network: int) -> list[OriginalEvent]:
     return found
 
 
+async def packed(history: RedisHistory, count: int) -> list[tuple[str, bytes]]:
+    entries = await history.read(ORIGIN, count, decode=bytes)
+    return [(entry.stream_id, entry.event) for entry in entries]
+
+
 def logged(events: list[OriginalEvent]) -> list[LoggedEvent]:
     return [LoggedEvent(e.uids.tolist(), e.queried.tolist(), e.rewards.tolist(), e.hotkeys) for e in events]
 
@@ -163,7 +169,8 @@ async def bench_fold(history: RedisHistory, large: RedisHistory, server: RedisSe
     events_large = await originals(large, LARGE)
     log = logged(events)
     page = Page(10 * PAGE)
-    filled = await history.fill(page, ORIGIN)
+    if filled := has_pages():
+        fill(page, await packed(history, page.most))
     ours, ours_large = Cpu(history), Cpu(large)
     reading = Socket(server, history.keys.events)
     state, state_memory = ScoreState(), ScoreState()

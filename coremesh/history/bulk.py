@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from coremesh.history.page import OddReply, Page, can_fill
+from coremesh.history.page import OddReply, Page, has_pages
 from coremesh.history.protocol import Entry
 from coremesh.types import StreamId
 
@@ -41,51 +41,77 @@ class BulkReader:
             self._pool.release(connection)
         return [Entry(cast(StreamId, place.decode()), decode(fields[1])) for place, fields in rows]
 
-    def fill(self, page: Page, key: str, after: StreamId) -> bool:
-        """Fill a page with the entries after a place. Raises what redis-py raises.
+    def sweep(
+        self, key: str, after: StreamId, most: int, page: Page, take: Callable[[Page], None]
+    ) -> int | None:
+        """See History.sweep. Raises what redis-py raises, and what ``take`` does.
 
-        The reply goes from the socket into the page, whatever kind of connection it is. False, with nothing in the
-        page, where that cannot be done: then ``read`` gets the entries, or says what is wrong.
+        Replies go from the socket into the page, whatever kind of connection it is. The next request is sent before
+        the end of a reply is taken, so that the store works on it meanwhile.
         """
-        if not can_fill():
-            return False
+        if not has_pages():
+            return None
         connection = self._pool.get_connection()
+        place, count = after, 0
 
-        def ask() -> bool:
-            page.clear()
+        def ask(after: StreamId) -> None:
             connection.send_command("XRANGE", key, f"({after}", "+", "COUNT", page.most)
-            try:
-                _receive(page, connection._get_socket())
-            except ConnectionError as error:
-                raise RedisConnectionError(str(error)) from error
-            return True
+
+        def go_on() -> None:
+            nonlocal place, count
+            ask(place)
+            page.clear()
+            replied = 0
+            while True:
+                done = _receive(page, connection._get_socket())
+                last, replied = page.last if page.count else place, replied + page.count
+                ahead = done and replied == page.most and count + page.count < most
+                if ahead:
+                    ask(last)
+                if page.count:
+                    take(page)
+                # Only what was taken is not asked for again when the connection breaks.
+                place, count = last, count + page.count
+                if not done:
+                    page.forget()
+                elif ahead:
+                    page.clear()
+                    replied = 0
+                else:
+                    return
 
         def failed(_: Exception) -> None:
             connection.disconnect()
 
         try:
-            return connection.retry.call_with_retry(ask, failed)
+            connection.retry.call_with_retry(go_on, failed)
         except OddReply:
             connection.disconnect()
-            page.clear()
-            return False
+            return count or None
         except BaseException:
             connection.disconnect()
-            page.clear()
             raise
         finally:
+            page.clear()
             self._pool.release(connection)
+        return count
 
     def close(self) -> None:
         """Give the connections back."""
         self._pool.disconnect()
 
 
-def _receive(page: Page, connected: socket.socket) -> None:
-    """A whole reply. Raises OddReply, TimeoutError, and ConnectionError where the connection ends."""
-    if not isinstance(connected, SSLSocket) and connected.gettimeout() is not None:
-        return page.receive(connected.fileno(), connected.gettimeout())
-    while received := connected.recv_into(page.space()):
-        if page.take(received):
-            return None
-    raise ConnectionError("the connection was closed within a reply")
+def _receive(page: Page, connected: socket.socket) -> bool:
+    """A piece of a reply, or its end: whether it was that. Raises OddReply, TimeoutError, and ConnectionError where the
+    connection ends."""
+    try:
+        if not isinstance(connected, SSLSocket) and connected.gettimeout() is not None:
+            return page.receive(connected.fileno(), connected.gettimeout())
+        while received := connected.recv_into(page.space()):
+            if page.take(received):
+                return True
+            if page.has_piece:
+                return False
+    except ConnectionError as error:
+        raise RedisConnectionError(str(error)) from error
+    raise RedisConnectionError("the connection was closed within a reply")

@@ -23,8 +23,8 @@ typedef struct {
     int64_t count;  /* entries framed */
 } Page;
 
-enum { VERSION = 2 };
-enum { MORE = 0, DONE = 1, FULL = 2, CLOSED = 3, LATE = 4, ODD = -1, BROKEN = -2 };
+enum { VERSION = 3 };
+enum { MORE = 0, DONE = 1, FULL = 2, CLOSED = 3, LATE = 4, SOME = 5, ODD = -1, BROKEN = -2 };
 
 /* A line of `kind` and a number below 2^31. Gives the place after it, 0 when more bytes are needed, -1 for another. */
 static int64_t line(const uint8_t *data, int64_t at, int64_t end, uint8_t kind, int64_t *number)
@@ -107,9 +107,20 @@ EXPORT int64_t coremesh_frames(Page *page)
     return page->at == filled ? DONE : ODD;
 }
 
-/* Take a reply from a socket that does not block, waiting at most `wait_ms` for every piece. FULL: more room is needed, and
- * then another call goes on. BROKEN: errno says why. */
-EXPORT int64_t coremesh_receive(Page *page, int64_t socket, int64_t wait_ms)
+/* Forget the entries that are framed: what has come of the next one moves to the front. */
+EXPORT int64_t coremesh_forget(Page *page)
+{
+    memmove(page->data, page->data + page->at, (size_t)(page->filled - page->at));
+    page->filled -= page->at;
+    page->wanted -= page->count;
+    page->at = page->count = 0;
+    return 0;
+}
+
+/* Take a reply from a socket that does not block, waiting at most `wait_ms` for every piece. SOME: at least `piece` bytes
+ * of it are framed, or no more fit. FULL: more room is needed for one entry. After both another call goes on. BROKEN:
+ * errno says why. */
+EXPORT int64_t coremesh_receive(Page *page, int64_t socket, int64_t wait_ms, int64_t piece)
 {
     while (page->filled < page->room) {
         struct pollfd waiting = {.fd = (int)socket, .events = POLLIN};
@@ -120,6 +131,8 @@ EXPORT int64_t coremesh_receive(Page *page, int64_t socket, int64_t wait_ms)
             found = coremesh_frames(page);
             if (found != MORE)
                 return found;
+            if (page->count && page->at >= piece)
+                return SOME;
         } else if (received == 0) {
             return CLOSED;
         } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
@@ -132,7 +145,7 @@ EXPORT int64_t coremesh_receive(Page *page, int64_t socket, int64_t wait_ms)
             return BROKEN;
         }
     }
-    return FULL;
+    return page->count && piece < INT64_MAX ? SOME : FULL;
 }
 
 /* Of the interface: a library of another is not used. */

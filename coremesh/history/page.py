@@ -1,6 +1,7 @@
 """Many events as the store sent them: packed, one after the other in one piece of memory.
 
-A fold that has its own way to read packed events takes a page of them without an object for each.
+A fold that has its own way to read packed events takes them from a page, a piece of it at a time while it is in the
+processor's cache, without an object for each.
 """
 
 from __future__ import annotations
@@ -22,11 +23,16 @@ ROOM = 1 << 20
 """Bytes that a page begins with."""
 LEAST_SPACE = 1 << 17
 """Less than this is not worth asking a socket for."""
+PIECE = ROOM >> 1
+"""Bytes of events that are worth taking from a page at once: half of a common core's own cache."""
 
 _frames = compiled.load(
-    Path(__file__).parent, "_frames", version=2, functions=("coremesh_frames", "coremesh_receive")
+    Path(__file__).parent,
+    "_frames",
+    version=3,
+    functions=("coremesh_frames", "coremesh_forget", "coremesh_receive"),
 )
-_DONE, _FULL, _CLOSED, _LATE, _ODD = 1, 2, 3, 4, -1
+_DONE, _FULL, _CLOSED, _LATE, _SOME, _ODD = 1, 2, 3, 4, 5, -1
 
 
 class _Page(ctypes.Structure):
@@ -43,7 +49,7 @@ class _Page(ctypes.Structure):
 
 
 class Page:
-    """Room for up to ``most`` events, to be filled again and again (History.fill), and what lies in it."""
+    """Room for the events of one request, ``most`` at most, and what lies in it now (History.sweep)."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -59,9 +65,14 @@ class Page:
         return int(self._page.count)
 
     @property
-    def data(self) -> NDArray[np.uint8]:
-        """The memory that ``spans`` point into. Holds until the page is filled again."""
-        return self._room
+    def address(self) -> int:
+        """Of the memory that ``spans`` point into. Holds until more is put into the page."""
+        return int(self._page.data)
+
+    @property
+    def spans_address(self) -> int:
+        """Of ``spans``."""
+        return int(self._page.spans)
 
     @property
     def last(self) -> StreamId:
@@ -89,18 +100,22 @@ class Page:
         page.filled = page.at = page.count = 0
         page.wanted = -1
 
-    def receive(self, socket: int, wait_s: float | None) -> None:
-        """Take a whole reply from a socket (its descriptor) that does not block, waiting at most ``wait_s`` for every
-        piece. Raises OddReply, TimeoutError, and OSError where the connection ends."""
+    def receive(self, socket: int, wait_s: float | None) -> bool:
+        """Take a reply from a socket (its descriptor) that does not block, a piece of it or its end, waiting at most
+        ``wait_s`` for every packet; whether that was the end. Raises OddReply, TimeoutError, and OSError where the
+        connection ends."""
         if _frames is None:
             raise OddReply("nothing here frames replies")
         wait_ms = -1 if wait_s is None else max(1, int(wait_s * 1000))
         while True:
             found = _frames.coremesh_receive(
-                ctypes.byref(self._page), ctypes.c_int64(socket), ctypes.c_int64(wait_ms)
+                ctypes.byref(self._page),
+                ctypes.c_int64(socket),
+                ctypes.c_int64(wait_ms),
+                ctypes.c_int64(PIECE),
             )
-            if found == _DONE:
-                return
+            if found in (_DONE, _SOME):
+                return found == _DONE
             if found == _FULL:
                 self.space()
             elif found == _LATE:
@@ -110,6 +125,16 @@ class Page:
             else:
                 why = "closed" if found == _CLOSED else os.strerror(ctypes.get_errno())
                 raise ConnectionError(f"the connection ended within a reply: {why}")
+
+    def forget(self) -> None:
+        """Forget the events in the page, but not what has come of the next one: the rest of the reply follows."""
+        if _frames is not None:
+            _frames.coremesh_forget(ctypes.byref(self._page))
+
+    @property
+    def has_piece(self) -> bool:
+        """Whether there is enough in the page to be taken."""
+        return self._page.at >= PIECE
 
     def space(self) -> memoryview:
         """Where the next bytes of the reply go."""
@@ -135,6 +160,6 @@ class OddReply(Exception):
     """A reply that is to be read the ordinary way."""
 
 
-def can_fill() -> bool:
+def has_pages() -> bool:
     """Whether pages can be filled here: what frames replies was compiled."""
     return _frames is not None

@@ -104,10 +104,14 @@ class History(Protocol):
         """
         ...
 
-    async def fill(self, page: Page, after: StreamId) -> bool:
-        """Fill a page with the entries after a place, oldest first, as many as it takes.
+    async def sweep(self, after: StreamId, most: int, page: Page, take: Callable[[Page], None]) -> int | None:
+        """Give the entries after a place to ``take``, oldest first, until there are no more or ``most`` were given: how
+        many, a few more than ``most`` perhaps.
 
-        False where this history has no pages, or not now: then ``read`` gets the entries."""
+        They are in ``page``, a piece of the history at a time; after a call of ``take`` they no longer are. It is
+        called in a thread, which goes on for a while when the caller is cancelled. None where this history has no
+        pages, or not now: then ``read`` gets the entries. Raises what ``take`` does.
+        """
         ...
 
     async def tail(self, count: int) -> list[Entry]:

@@ -104,11 +104,11 @@ class RedisHistory:
         return _entries(answer[0][1], decode) if answer else []
 
     @guarded
-    async def fill(self, page: Page, after: StreamId) -> bool:
-        """See History.fill. A cluster is read the ordinary way."""
+    async def sweep(self, after: StreamId, most: int, page: Page, take: Callable[[Page], None]) -> int | None:
+        """See History.sweep. A cluster is read the ordinary way."""
         if self._bulk is None:
-            return False
-        return await asyncio.to_thread(self._bulk.fill, page, self.keys.events, after)
+            return None
+        return await asyncio.to_thread(self._bulk.sweep, self.keys.events, after, most, page, take)
 
     @guarded
     async def tail(self, count: int) -> list[Entry]:

@@ -12,7 +12,7 @@
 #define INLINE static inline __attribute__((always_inline))
 
 #define MOST 512        /* entries of an event folded here */
-#define GROUP 4         /* events worked on at once */
+#define GROUP 8         /* events worked on at once */
 #define CONTAINERS 256  /* arrays and maps in an event that are walked here: no nesting that others would refuse */
 #define SCORED 4        /* coremesh.events.Flag.SCORED */
 #define RETIRED 4       /* state.RETIRED_KEPT */
@@ -405,20 +405,48 @@ INLINE void count(State *state, int64_t uid, double contribution, uint64_t ok)
     state->seen[uid] = state->events;
 }
 
+/* Whether an entry is of a uid that is not here, or not of the hotkey that the state has for it, or of none that counts. */
+INLINE uint64_t has_strange(const State *state, const Entries *entries)
+{
+    const uint64_t *digests = state->digests;
+    const uint8_t *excluded = state->excluded;
+    uint64_t strange = 0;
+    uint16_t last = 0;
+    for (int64_t i = 0; i < entries->n; i++)
+        last = entries->uids[i] > last ? entries->uids[i] : last;
+    if (last >= state->size)
+        return 1;
+    for (int64_t i = 0; i < entries->n; i++) {
+        uint64_t uid = entries->uids[i], hotkey = entries->hotkeys[i];
+        strange |= (hotkey ^ digests[uid]) | excluded[uid] | (hotkey == 0);
+    }
+    return strange;
+}
+
+/* Add entries that all count. */
+INLINE void count_all(State *state, const Entries *entries)
+{
+    double *restrict moving = state->moving;
+    int64_t *restrict successes = state->successes, *restrict failures = state->failures, *restrict seen = state->seen;
+    double keep = state->keep;
+    int64_t events = state->events;
+    for (int64_t i = 0; i < entries->n; i++) {
+        uint64_t uid = entries->uids[i];
+        int64_t ok = (int64_t)entries->ok[i];
+        moving[uid] = keep * moving[uid] + entries->x[i];
+        successes[uid] += ok;
+        failures[uid] += 1 - ok;
+        seen[uid] = events;
+    }
+}
+
 /* Add one event whose x are contributions. Changes nothing unless it gives APPLIED. */
 INLINE int apply(State *state, const Entries *entries)
 {
     const uint16_t *uids = entries->uids;
     const uint64_t *hotkeys = entries->hotkeys;
     int64_t n = entries->n;
-    uint64_t strange = 0;
-    for (int64_t i = 0; i < n; i++) {
-        if (uids[i] >= state->size) {
-            strange = 1;
-            break;
-        }
-        strange |= (hotkeys[i] ^ state->digests[uids[i]]) | state->excluded[uids[i]] | (hotkeys[i] == 0);
-    }
+    uint64_t strange = has_strange(state, entries);
     if (strange && !state->retired)
         return NEEDS_RETIRED;
     if (strange)
@@ -429,8 +457,7 @@ INLINE int apply(State *state, const Entries *entries)
     if (entries->event.time_ms > state->scored_ms)
         state->scored_ms = entries->event.time_ms;
     if (!strange) {
-        for (int64_t i = 0; i < n; i++)
-            count(state, uids[i], entries->x[i], entries->ok[i]);
+        count_all(state, entries);
         return APPLIED;
     }
     for (int64_t i = 0; i < n; i++) {
@@ -496,6 +523,18 @@ __attribute__((target("avx2"))) static int64_t fold_avx2(
 {
     return fold(state, data, spans, first, until, reason);
 }
+
+#if !defined(__clang__)
+#define WIDEST "avx2,avx512f,avx512dq,avx512vl,avx512bw,prefer-vector-width=512"
+#else
+#define WIDEST "avx2,avx512f,avx512dq,avx512vl,avx512bw"
+#endif
+
+__attribute__((target(WIDEST))) static int64_t fold_avx512(
+    State *state, const uint8_t *data, const int64_t *spans, int64_t first, int64_t until, int64_t *reason)
+{
+    return fold(state, data, spans, first, until, reason);
+}
 #endif
 
 /* Fold events `first` to `until` of a page: `spans` [until][4] tells in its last two columns where each lies in `data`.
@@ -504,6 +543,9 @@ EXPORT int64_t coremesh_fold(
     State *state, const uint8_t *data, const int64_t *spans, int64_t first, int64_t until, int64_t *reason)
 {
 #if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")
+        && __builtin_cpu_supports("avx512bw"))
+        return fold_avx512(state, data, spans, first, until, reason);
     if (__builtin_cpu_supports("avx2"))
         return fold_avx2(state, data, spans, first, until, reason);
 #endif

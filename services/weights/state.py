@@ -41,6 +41,8 @@ class ScoreState:
     """The size of the network in the newest metagraph event."""
     scored_ms: int = 0
     """Time of the newest scored event."""
+    bound: object = field(default=None, repr=False, compare=False)
+    """The kernel's own; no part of the state."""
 
     @property
     def size(self) -> int:

@@ -10,8 +10,8 @@ import pytest
 
 from coremesh.errors import LeaseLost
 from coremesh.events import Flag, ScoredEvent, Transcript, decode, decode_scored
-from coremesh.history import Checkpoint, History, Lease, Submission
-from coremesh.history.page import Page, can_fill
+from coremesh.history import Checkpoint, Entry, History, Lease, Submission
+from coremesh.history.page import Page, has_pages
 from coremesh.history.redis import RedisHistory
 from coremesh.metagraph import Metagraph, Neuron, difference
 from coremesh.types import ORIGIN, StreamId, hotkey_digest, new_event_id
@@ -52,21 +52,41 @@ async def test_events_come_back_whole_and_in_order(history: History) -> None:
     assert await history.last_id() == places[-1]
 
 
-@pytest.mark.skipif(not can_fill(), reason="what frames replies is not compiled")
-async def test_a_page_holds_what_reading_gives(history: History) -> None:
+@pytest.mark.skipif(not has_pages(), reason="what frames replies is not compiled")
+async def test_a_sweep_gives_what_reading_gives(history: History) -> None:
+    found: list[Entry] = []
     page = Page(200)
-    assert await history.fill(page, ORIGIN)
-    assert (page.count, page.last) == (0, ORIGIN)
-    events = [make_event({1: 0.5, 2: None}, question=f"question {n}? " * 50) for n in range(450)]
+
+    def take(page: Page) -> None:
+        assert page.count
+        found.extend(page.entries(decode, 0, page.count))
+
+    assert await history.sweep(ORIGIN, 1000, page, take) == 0
+    events = [make_event({1: 0.5, 2: None}, question=f"question {n}? " * 300) for n in range(450)]
     for event in events:
         await history.append(event, None, [])
-    at, found = ORIGIN, []
-    while await history.fill(page, at) and page.count:
-        found += page.entries(decode, 0, page.count)
-        at = page.last
+    assert await history.sweep(ORIGIN, 1000, page, take) == 450
     assert found == await history.read(ORIGIN, 1000)
-    assert at == await history.last_id()
-    assert page.entries(decode_scored, 0, 0) == []
+    half = found[:225]
+    found.clear()
+    swept = await history.sweep(ORIGIN, 225, page, take)
+    assert swept == len(found) >= 225
+    assert found[:225] == half
+    assert await history.sweep(found[-1].stream_id, 1000, page, take) == 450 - swept
+    assert [entry.event for entry in found] == events
+
+
+@pytest.mark.skipif(not has_pages(), reason="what frames replies is not compiled")
+async def test_what_take_raises_ends_a_sweep(history: History) -> None:
+    for n in range(3):
+        await history.append(make_event({1: 0.5}, question=f"question {n}?"), None, [])
+
+    def take(page: Page) -> None:
+        raise ValueError("enough")
+
+    with pytest.raises(ValueError, match="enough"):
+        await history.sweep(ORIGIN, 10, Page(2), take)
+    assert len(await history.read(ORIGIN, 10)) == 3
 
 
 async def test_many_at_once_come_back_the_same_and_by_another_decoder(history: History) -> None:

@@ -12,7 +12,7 @@ import msgspec
 
 from coremesh.errors import LeaseLost
 from coremesh.events import Event, ForwardEvent, MetagraphEvent, Transcript, decode, encode
-from coremesh.history.page import Page, can_fill
+from coremesh.history.page import Page, has_pages
 from coremesh.history.protocol import Checkpoint, Entry, Lease, Submission, SubmissionEntry
 from coremesh.metagraph import Metagraph
 from coremesh.types import ORIGIN, StreamId, hotkey_digest, stream_key
@@ -79,11 +79,17 @@ class MemoryHistory:
     def _after(self, place: StreamId, count: int) -> list[Entry]:
         return [e for e in self._entries if stream_key(e.stream_id) > stream_key(place)][:count]
 
-    async def fill(self, page: Page, after: StreamId) -> bool:
-        if not can_fill():
-            return False
-        fill(page, [(e.stream_id, encode(e.event)) for e in self._after(after, page.most)])
-        return True
+    async def sweep(self, after: StreamId, most: int, page: Page, take: Callable[[Page], None]) -> int | None:
+        if not has_pages():
+            return None
+        count = 0
+        while count < most:
+            fill(page, [(e.stream_id, encode(e.event)) for e in self._after(after, page.most)])
+            if not page.count:
+                break
+            after, count = page.last, count + page.count
+            take(page)
+        return count
 
     async def tail(self, count: int) -> list[Entry]:
         return self._entries[::-1][:count]

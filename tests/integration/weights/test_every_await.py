@@ -138,13 +138,14 @@ async def end(task: asyncio.Task[None]) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-@pytest.mark.parametrize("pages", [False, True])
+@pytest.mark.parametrize(("pages", "sweep"), [(False, 2), (True, 2), (True, 4)])
 async def test_killed_at_every_call_the_scores_are_those_of_an_uninterrupted_run(
-    redis_history: RedisHistory, pages: bool, monkeypatch: pytest.MonkeyPatch
+    redis_history: RedisHistory, pages: bool, sweep: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if pages and not ScoreFold(SoftmaxEma()).has_pages:
         pytest.skip("the kernel is not compiled")
     monkeypatch.setattr("coremesh.folding.PAGE", 2)
+    monkeypatch.setattr("coremesh.folding.SWEEP", sweep)
     monkeypatch.setattr("coremesh.folding.SAVE_BEHIND_S", 0.0)
     events = story()
     whole = scores.dump(scores.fold(ScoreState(), events, SoftmaxEma()))
@@ -176,5 +177,6 @@ async def test_killed_at_every_call_the_scores_are_those_of_an_uninterrupted_run
         checkpoint = await redis_history.load(NAME)
         assert checkpoint is not None
         assert checkpoint.state == whole, f"killed at call {at}"
-    # acquire, load, trimmed; then read or fill, apply, dump, save and tell for each of four batches: before and after.
-    assert kills >= 2 * (3 + 5 * 4) - 1
+    # acquire, load, trimmed; apply for each of four batches, and read or sweep, dump, save and tell for as many of them
+    # as one sweep takes: before and after.
+    assert kills >= 2 * (3 + 4 + 4 * (8 // sweep)) - 1

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coremesh.events import decode, encode
-from coremesh.history.page import LEAST_SPACE, ROOM, OddReply, Page, can_fill
+from coremesh.history.page import LEAST_SPACE, ROOM, OddReply, Page, has_pages
 from coremesh.types import ORIGIN
 from tests.events import make_event
 from tests.pages import feed, fill, reply
 
-pytestmark = pytest.mark.skipif(not can_fill(), reason="what frames replies is not compiled")
+pytestmark = pytest.mark.skipif(not has_pages(), reason="what frames replies is not compiled")
 
 ENTRIES = st.lists(
     st.tuples(st.integers(0, 2**63).map(lambda n: f"{n}-{n % 7}"), st.binary(max_size=300)), max_size=12
