@@ -25,14 +25,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Give tests of real processes a second chance where it was asked for.
+    """Put tests of the whole mesh last, and give tests of real processes a second chance where it was asked for.
 
-    They race with whatever else a shared machine does. A defect fails twice; what failed once is listed as RERUN.
-    Unit and contract tests never get one.
+    A mesh that trains takes the processors from whatever runs beside it. Tests of processes race with whatever else a
+    shared machine does. A defect fails twice; what failed once is listed as RERUN. Unit and contract tests never get a
+    second chance.
     """
+    here = Path(__file__).parent
+    items.sort(key=lambda item: item.path.is_relative_to(here / "e2e"))
     if not config.getoption("--second-chance"):
         return
-    here = Path(__file__).parent
     for item in items:
         if item.path.is_relative_to(here / "integration") or item.path.is_relative_to(here / "e2e"):
             item.add_marker(pytest.mark.flaky(reruns=1))

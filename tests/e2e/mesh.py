@@ -69,6 +69,18 @@ class Mesh:
         assert not check or done.returncode == 0, (done.returncode, done.stdout[-3000:], done.stderr[-3000:])
         return json.loads(done.stdout)
 
+    def weights(self, path: str, **params: Any) -> Any:
+        """What the weights service answers."""
+        token = next(
+            line.split('"')[1] for line in self.config.read_text().splitlines() if line.startswith("token")
+        )
+        answer = httpx.get(
+            f"http://127.0.0.1:{self.port + 3}/{path}",
+            params=params,
+            headers={"authorization": f"Bearer {token}"},
+        )
+        return answer.raise_for_status().json()
+
     def ask(self, question: str, **more: Any) -> httpx.Response:
         body = {"messages": [{"role": "user", "content": question}], **more}
         return httpx.post(f"{self.url}/inference", json=body, timeout=60)

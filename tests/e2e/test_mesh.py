@@ -42,14 +42,14 @@ def residents(mesh: Mesh) -> dict[str, str]:
 
 
 def events(mesh: Mesh) -> int:
-    return mesh.cli("scores")["events"]
+    return mesh.weights("scores")["events"]
 
 
 def trained(mesh: Mesh, count: int) -> dict[str, Any]:
     """The scores, once so many events have been folded."""
 
     def look() -> dict[str, Any] | None:
-        scores = mesh.cli("scores")
+        scores = mesh.weights("scores")
         return scores if scores["events"] >= count else None
 
     return mesh.until(look, 300, f"{count} events folded")
@@ -112,15 +112,7 @@ def newest(mesh: Mesh, *results: str) -> dict[str, Any] | None:
 
 
 def submissions(mesh: Mesh) -> list[dict[str, Any]]:
-    token = next(
-        line.split('"')[1] for line in mesh.config.read_text().splitlines() if line.startswith("token")
-    )
-    answer = httpx.get(
-        f"http://127.0.0.1:{mesh.port + 3}/submissions",
-        params={"count": 50},
-        headers={"authorization": f"Bearer {token}"},
-    )
-    return answer.json()["submissions"]
+    return mesh.weights("submissions", count=50)["submissions"]
 
 
 def assert_on_chain(mesh: Mesh, result: str) -> None:
@@ -213,7 +205,7 @@ def test_a_replaced_hotkey_starts_again(mesh: Mesh) -> None:
     assert done.returncode == 0, done.stderr
 
     def replaced() -> dict[int, dict[str, Any]] | None:
-        now = {r["uid"]: r for r in mesh.cli("scores")["rows"]}
+        now = {r["uid"]: r for r in mesh.weights("scores")["rows"]}
         return now if now[row["uid"]]["hotkey"] != row["hotkey"] else None
 
     now = mesh.until(replaced, 90, "the metagraph event is folded")

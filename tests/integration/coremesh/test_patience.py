@@ -18,8 +18,13 @@ POST = b"POST /x HTTP/1.1\r\nhost: x\r\n"
 CHUNKED = POST + b"transfer-encoding: chunked\r\n\r\n"
 
 
+async def gone(receive: Any) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
 async def app(scope: Any, receive: Any, send: Any) -> None:
-    """Reads the body and answers ``ok``, or without end."""
+    """Reads the body and answers ``ok``, or for as long as the client is there."""
     body = b""
     while (message := await receive())["type"] == "http.request":
         body += message.get("body", b"")
@@ -30,8 +35,11 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     endless = scope["path"] == "/endless"
     headers = [] if endless else [(b"content-length", b"2")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
-    while endless:
-        await send({"type": "http.response.body", "body": bytes(65_536), "more_body": True})
+    if endless:
+        left = asyncio.create_task(gone(receive))
+        while not left.done():
+            await send({"type": "http.response.body", "body": bytes(65_536), "more_body": True})
+            await asyncio.sleep(0)
     await send({"type": "http.response.body", "body": b"ok"})
 
 

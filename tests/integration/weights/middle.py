@@ -11,6 +11,7 @@ from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
 
 from devnet.chain.testing import free_port
 
@@ -24,7 +25,7 @@ class Middle:
         self._node_url = node_url
         self.url = f"ws://127.0.0.1:{port}"
         self.holds: Callable[[str], bool] = lambda _method: False
-        self.held: list[str] = []
+        self.held: list[tuple[ServerConnection, str]] = []
         """Requests held back, oldest first."""
         self.muted = False
         """Connections stay open, and nothing more is said on them in either way."""
@@ -32,16 +33,18 @@ class Middle:
         """Connections taken so far."""
 
     async def release(self) -> list[Any]:
-        """Give the node what was held back, on a connection of our own; what it says to each."""
+        """Give the node what was held back, on a connection of our own, and whoever asked what it says to each."""
         requests, self.held = self.held, []
         answers: list[Any] = []
         async with connect(self._node_url, max_size=None) as node:
-            for request in requests:
+            for client, request in requests:
                 await node.send(request)
                 wanted = json.loads(request)["id"]
                 while (answer := json.loads(await node.recv())).get("id") != wanted:
                     pass
                 answers.append(answer)
+                with contextlib.suppress(ConnectionClosed):
+                    await client.send(json.dumps(answer))
         return answers
 
     async def handle(self, client: ServerConnection) -> None:
@@ -64,7 +67,7 @@ class Middle:
         async for message in client:
             text = message if isinstance(message, str) else message.decode()
             if self.holds(json.loads(text).get("method", "")):
-                self.held.append(text)
+                self.held.append((client, text))
             elif not self.muted:
                 await node.send(text)
 
