@@ -172,7 +172,7 @@ async def measure_overhead(client: httpx.AsyncClient, port: int, supervisor: int
     if not overheads.size:
         raise RuntimeError(f"none of {done.failed} requests was answered")
     with_hops = np.array([one.own_s for one in done.served]) * 1000
-    for name in ("overhead_s", "own_s", "miner_s", "models_s", "wall_s"):
+    for name in ("overhead_s", "outside_s", "asking_s", "own_s", "miner_s", "models_s", "wall_s"):
         values = [getattr(one, name) * 1000 for one in done.served]
         note(f"{name[:-2]}: median {statistics.median(values):.1f} ms of {len(values)}; {done.failed} failed")
     lags = {name: quantile_of(before[name], after[name], 0.99) * 1000 for name in services}

@@ -49,6 +49,16 @@ class Served:
         return max(0.0, self.wall_s - self.miner_s - self.models_s)
 
     @property
+    def outside_s(self) -> float:
+        """Of the overhead: before the forward began and after its answer, on both sides of the connection."""
+        return self.wall_s - self.body["timings"]["total"]
+
+    @property
+    def asking_s(self) -> float:
+        """Of the overhead: asking miners, beyond the slowest one's latency from its own send."""
+        return self.body["timings"]["query"] - self.miner_s
+
+    @property
     def own_s(self) -> float:
         """All but the slowest miner and what gating, filter and reward say they took: the way to them counts too."""
         return max(0.0, self.wall_s - self.miner_s - self.body["timings"]["models"])

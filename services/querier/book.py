@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from coremesh.wire.status import Status
@@ -39,6 +40,11 @@ class Book:
     def page(self, hotkey: str) -> Page:
         """What is known of a hotkey."""
         return self._pages.get(hotkey, Page())
+
+    def expected_s(self, hotkey: str) -> float:
+        """Its moving average of good answers; infinite while it has given none: it may take all the time there is."""
+        latency_s = self.page(hotkey).latency_s
+        return math.inf if latency_s is None else latency_s
 
     def keep(self, hotkeys: set[str]) -> None:
         """Tear out all other pages."""

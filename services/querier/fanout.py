@@ -57,8 +57,9 @@ class MinerFanout:
         messages: tuple[ChatMessage, ...],
         timeout_s: float,
         on_delta: Callable[[str], None] | None = None,
+        expected_s: Sequence[float] = (),
     ) -> AsyncGenerator[Reply, None]:
-        """See Fanout.ask."""
+        """See Fanout.ask. A signature takes long enough that it matters who waits for those of all others."""
         places = {neuron.uid: index for index, neuron in enumerate(neurons)}
         deadline = asyncio.get_running_loop().time() + timeout_s + CONNECT_S
         targets = [_target(neuron) for neuron in neurons]
@@ -67,6 +68,8 @@ class MinerFanout:
         if on_delta is not None:
             fan_outs.append(self._client.fan_out(targets[:1], request, deadline=deadline, on_delta=on_delta))
             del targets[:1]
+        if expected_s:
+            targets.sort(key=lambda target: -expected_s[places[target.uid]])
         if targets:
             fan_outs.append(self._client.fan_out(targets, request, deadline=deadline))
         try:

@@ -245,6 +245,7 @@ class Forward:
             query.messages,
             query.timeout_s,
             on_delta=self.live.hear if self.live is not None else None,
+            expected_s=[self._parts.book.expected_s(neuron.hotkey) for neuron in self._choice.neurons],
         )
         try:
             async with asyncio.timeout(query.timeout_s + SLACK_S):

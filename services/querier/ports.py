@@ -33,10 +33,12 @@ class Fanout(Protocol):
         messages: tuple[ChatMessage, ...],
         timeout_s: float,
         on_delta: Callable[[str], None] | None = None,
+        expected_s: Sequence[float] = (),
     ) -> AsyncGenerator[Reply, None]:
         """One reply per miner, in the order of arrival. Closing the iterator gives up on the rest.
 
-        ``on_delta`` hears what the first of ``neurons`` says while it says it.
+        ``on_delta`` hears what the first of ``neurons`` says while it says it. ``expected_s``: how long each of them
+        is expected to take. Whoever takes longest is asked first, since all of them together take as long.
         """
         ...
 

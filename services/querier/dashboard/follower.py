@@ -27,6 +27,9 @@ PAGE = 200
 """Events taken at once: the loop is free again after each page."""
 WAIT = timedelta(seconds=1)
 AGAIN_S = 0.5
+PAUSE_S = 0.25
+"""Between two looks at a history that grows: people see no difference, and events are read many at a time instead of
+each for itself, beside the users' requests."""
 
 
 class HistoryFollower:
@@ -82,8 +85,8 @@ class HistoryFollower:
         spread = max(times) - min(times) if len(times) > 1 else 0
         return (len(times) - 1) * 60_000 / spread if spread > 0 else None
 
-    async def look(self) -> None:
-        """Take what is new, waiting a moment for it. Raises HistoryUnavailable."""
+    async def look(self) -> int:
+        """Take what is new, waiting a moment for it: how many events. Raises HistoryUnavailable."""
         self._forget()
         if self._at is None:
             entries = (await self._history.tail(EVENTS))[::-1]
@@ -96,13 +99,16 @@ class HistoryFollower:
                 await asyncio.sleep(0)
         if entries:
             self._at = entries[-1].stream_id
+        return len(entries)
 
     async def run(self) -> None:
         """Keep looking, for ever. Redis being away only makes it wait."""
         while True:
             try:
-                await self.look()
+                found = await self.look()
                 self.problem = None
+                if 0 < found < PAGE:
+                    await asyncio.sleep(PAUSE_S)
             except HistoryUnavailable as error:
                 if self.problem != error.message:
                     log.warning("the dashboard stands still", reason=error.message)
