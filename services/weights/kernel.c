@@ -18,7 +18,7 @@
 #define RETIRED 4       /* state.RETIRED_KEPT */
 #define FAILURE_Z (-1.5)
 
-enum { VERSION = 1 };
+enum { VERSION = 2 };
 enum { SOFTMAX = 0, SHRUNK_Z = 1 };
 enum { APPLIED = 0, ODD = 1, NEEDS_RETIRED = 2, READY = 3 };
 
@@ -31,6 +31,8 @@ typedef struct {
     const uint8_t *excluded;
     int64_t *reset_blocks;
     int64_t *seen;
+    /* The digests of those that count: 0 where one is excluded. */
+    uint64_t *counted;
     int64_t size;
     /* Digests of former hotkeys [retired_rows][RETIRED], 0 where there is none; NULL while nobody has asked. */
     const uint64_t *retired;
@@ -408,8 +410,7 @@ INLINE void count(State *state, int64_t uid, double contribution, uint64_t ok)
 /* Whether an entry is of a uid that is not here, or not of the hotkey that the state has for it, or of none that counts. */
 INLINE uint64_t has_strange(const State *state, const Entries *entries)
 {
-    const uint64_t *digests = state->digests;
-    const uint8_t *excluded = state->excluded;
+    const uint64_t *counted = state->counted;
     uint64_t strange = 0;
     uint16_t last = 0;
     for (int64_t i = 0; i < entries->n; i++)
@@ -418,7 +419,7 @@ INLINE uint64_t has_strange(const State *state, const Entries *entries)
         return 1;
     for (int64_t i = 0; i < entries->n; i++) {
         uint64_t uid = entries->uids[i], hotkey = entries->hotkeys[i];
-        strange |= (hotkey ^ digests[uid]) | excluded[uid] | (hotkey == 0);
+        strange |= (hotkey ^ counted[uid]) | (hotkey == 0);
     }
     return strange;
 }
@@ -468,7 +469,7 @@ INLINE int apply(State *state, const Entries *entries)
             if (is_retired(state, uid, hotkeys[i]))
                 continue;
             state->moving[uid] = 0.0;
-            state->digests[uid] = hotkeys[i];
+            state->digests[uid] = state->counted[uid] = hotkeys[i];
             state->successes[uid] = state->failures[uid] = 0;
             state->reset_blocks[uid] = entries->event.block;
         }

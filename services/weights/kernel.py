@@ -26,7 +26,7 @@ NEEDS_RETIRED = 2
 MOST_ASIDE = 256
 """Events folded by scores.fold at once, where one odd event follows the other."""
 
-_library = compiled.load(Path(__file__).parent, "_kernel", version=1, functions=("coremesh_fold",))
+_library = compiled.load(Path(__file__).parent, "_kernel", version=2, functions=("coremesh_fold",))
 
 
 class _State(ctypes.Structure):
@@ -38,6 +38,7 @@ class _State(ctypes.Structure):
         ("excluded", ctypes.c_void_p),
         ("reset_blocks", ctypes.c_void_p),
         ("seen", ctypes.c_void_p),
+        ("counted", ctypes.c_void_p),
         ("size", ctypes.c_int64),
         ("retired", ctypes.c_void_p),
         ("retired_rows", ctypes.c_int64),
@@ -84,7 +85,8 @@ class _Bound:
     def __init__(self, state: ScoreState) -> None:
         self.arrays = _arrays(state)
         addresses = [array.ctypes.data for array in self.arrays]
-        self.given = _State(*addresses, state.size)
+        self.counted = np.zeros_like(state.digests)
+        self.given = _State(*addresses, self.counted.ctypes.data, state.size)
         self.reference = ctypes.byref(self.given)
         self.reason = ctypes.c_int64()
 
@@ -115,6 +117,7 @@ def _run(
     library: Any = _library
     bound = _bound(state)
     given, reason = bound.given, bound.reason
+    np.multiply(state.digests, ~state.excluded, out=bound.counted)
     given.retired = None if retired is None else retired.ctypes.data
     given.retired_rows = 0 if retired is None else len(retired)
     given.events, given.scored_ms = state.events, state.scored_ms
