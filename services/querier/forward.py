@@ -277,6 +277,9 @@ class Forward:
 
     async def _until_enough(self) -> None:
         """Return when the caller can be answered, as far as miners are concerned."""
+        if self.query.wait_for is None and (self._by_reward or self.query.every):
+            await self._collected.wait()  # not woken by every reply
+            return
         while not self._collected.is_set():
             if self.query.wait_for is not None and len(self._replies.good()) >= self.query.wait_for:
                 with contextlib.suppress(TimeoutError):
