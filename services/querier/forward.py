@@ -67,7 +67,8 @@ def _left(available: tuple[Neuron, ...], query: Query) -> tuple[Neuron, ...]:
 class Forward:
     """One query. ``run`` is one task to its end, the event recorded; ``answer`` may be there earlier.
 
-    ``answer`` gives an Answer, or raises NoMinerAvailable, NoCompletion, UnsafeMessage or FilterAway.
+    ``answer`` gives an Answer, or raises NoMinerAvailable, NoCompletion, UnsafeMessage or FilterAway; whoever waits for
+    it may cancel it.
     """
 
     def __init__(self, parts: Parts, query: Query, *, crowded: Callable[[], bool] = lambda: False) -> None:
@@ -159,7 +160,8 @@ class Forward:
                     span.set(
                         uid=answer.neuron.uid, hotkey=answer.neuron.hotkey, reward=answer.reward(best) or 0.0
                     )
-                self.answer.set_result(answer)
+                if not self.answer.done():  # its caller may have given it up
+                    self.answer.set_result(answer)
                 await asyncio.sleep(AFTERWARDS_S)
             await self._collected.wait()
             owing = self._owes_rewards(judged)
