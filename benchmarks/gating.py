@@ -155,8 +155,9 @@ def qualities(seeds: list[int]) -> None:
 
 
 def recovery(seeds: list[int]) -> None:
-    """Hotkeys are replaced by miners of the very same skill: how much of their standing is back 200 steps later?"""
-    shares, at_once = [], []
+    """Hotkeys are replaced by miners of the very same skill: how much of their standing is back 200 steps later, and
+    once each of them has been asked about 200 times?"""
+    shares, levels, at_once = [], [], []
     for seed in seeds:
         net, head = Subnet(seed, 1, dim=DIM, replace_every=0), make_head("bayes", DIM)
         learn(head, net, 2000)
@@ -170,12 +171,19 @@ def recovery(seeds: list[int]) -> None:
         fresh = head.scores(prompts, net.hotkeys[replaced])[0]
         stranger = head.scores(prompts, np.array([1], dtype=np.uint64))[0]
         at_once.append(float(np.abs(fresh - stranger).max()))
+        missing = np.square(fresh - before).sum()
         learn(head, net, RECOVERY_STEPS)
         after = head.scores(prompts, net.hotkeys[replaced])[0]
-        shares.append(1 - float(np.square(after - before).sum() / np.square(fresh - before).sum()))
-    note(f"standing of a replaced hotkey differs from a stranger's by {max(at_once)}; regained {shares}")
+        shares.append(1 - float(np.square(after - before).sum() / missing))
+        learn(head, net, RECOVERY_STEPS * net.miners // ASKED - RECOVERY_STEPS)
+        after = head.scores(prompts, net.hotkeys[replaced])[0]
+        levels.append(1 - float(np.square(after - before).sum() / missing))
+    note(
+        f"standing of a replaced hotkey differs from a stranger's by {max(at_once)}; regained {shares}, then {levels}"
+    )
     report("old_standing_kept", max(at_once), "z")
     report(f"recovered.t{RECOVERY_STEPS}", min(shares), "of variance")
+    report(f"recovered.asked{RECOVERY_STEPS}", min(levels), "of variance")
 
 
 def auto_of(head: Head, net: Subnet, prompts: int, rng: np.random.Generator) -> tuple[float, float]:

@@ -96,8 +96,8 @@ class BayesHead:
         self.observations += 1
         prompt = self._remember(embedding)
         x = self.basis.features(embedding[None])[0]
-        level = self._level(x, hotkeys, successes(rewards, ok))
-        target = self._targets(rewards, successes(rewards, ok), level)
+        success = successes(rewards, ok)
+        target = self._targets(rewards, success, self._level(x, hotkeys, success))
         if target is not None and (told := np.isfinite(target)).any():
             self._learn(x, unit(embedding[None])[0], hotkeys[told], target[told], prompt)
         if self.observations % self.options.sweep_every == 0 or self.observations in _EARLY_SWEEPS:
@@ -112,9 +112,10 @@ class BayesHead:
         rows = self._index.find(hotkeys[success])
         prior = float(self._prior_mean @ x)
         expected = np.where(rows >= 0, self._mean[rows] @ x, prior)
-        everyone = self._mean[: self._index.used] @ x
-        alive = self._seen[: self._index.used] > 0
-        return float(expected.mean() - (everyone[alive].mean() if alive.any() else prior))
+        alive = (self._seen[: self._index.used] > 0).astype(np.float64)
+        count = float(alive.sum())
+        everyone = float((alive @ self._mean[: self._index.used]) @ x) / count if count else prior
+        return float(expected.mean()) - everyone
 
     def _learn(
         self, x: np.ndarray, z: np.ndarray, hotkeys: np.ndarray, target: np.ndarray, prompt: int

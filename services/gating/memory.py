@@ -23,6 +23,8 @@ _RATE = 0.02
 _LEAST_SQUARE = 1e-3
 _PROMPTS = 8192
 _LARGEST = 12
+_PENDING = 16
+"""Changes of the design that are applied at once: each alone is a pass over all of its inverse."""
 LEAST_TRUST = 0.02
 """Below it the memory is not worth its product."""
 
@@ -32,6 +34,10 @@ class Memory:
 
     def __init__(self, dim: int) -> None:
         self.inverse = np.eye(dim) / _RIDGE
+        """Of the design [d, d], but for the changes in ``pending``."""
+        self.pending = np.zeros((_PENDING, dim))
+        """The first ``changes`` rows r: r r' is still to be subtracted from ``inverse``."""
+        self.changes = 0
         self.weights = np.zeros((0, dim), dtype=np.float32)
         self.agreement = np.zeros((2, 3))
         """Means of residual * prediction and of prediction squared, and how many steps they are of: of new prompts,
@@ -51,36 +57,57 @@ class Memory:
 
     def learn(self, z: np.ndarray, rows: np.ndarray, residual: np.ndarray, share: float) -> None:
         """From a prompt's unit embedding z [d], the residuals [n] of distinct ``rows`` [n], a ``share`` of all."""
-        predicted = self.weights[rows] @ z.astype(np.float32)
+        old = self.weights[rows]
+        predicted = (old @ z.astype(np.float32)).astype(np.float64)
         key = _key(z)
         agreement = self.agreement[int(key in self._prompts)]
-        agreement[2] += 1.0
-        rate = max(_RATE, 1.0 / float(agreement[2]))
-        now = np.array([float(residual @ predicted), float(predicted @ predicted)]) / rows.size
-        agreement[:2] += rate * (now - agreement[:2])
+        together, alone, steps = agreement.tolist()
+        rate = max(_RATE, 1.0 / (steps + 1.0))
+        together += rate * (float(residual @ predicted) / rows.size - together)
+        alone += rate * (float(predicted @ predicted) / rows.size - alone)
+        agreement[:] = together, alone, steps + 1.0
         self._prompts.pop(key, None)
         self._prompts[key] = None  # the last
         if len(self._prompts) > _PROMPTS:
             del self._prompts[next(iter(self._prompts))]
-        spread = self.inverse @ z
+        spread = self._spread(z)
         along = float(spread @ z)
-        s = torch.from_numpy(spread)
-        torch.from_numpy(self.inverse).addr_(s, s, alpha=-share / (1.0 + share * along))  # in place, one pass
+        self._change(spread * float(np.sqrt(share / (1.0 + share * along))))
         gain = (spread / (1.0 + along)).astype(np.float32)
-        self.weights[rows] += (residual - predicted).astype(np.float32)[:, None] * gain
+        old += (residual - predicted).astype(np.float32)[:, None] * gain
+        self.weights[rows] = old
         self.weight += share
+
+    def _spread(self, z: np.ndarray) -> np.ndarray:
+        """The inverse design times z [d]."""
+        pending = self.pending[: self.changes]
+        return self.inverse @ z - (pending @ z) @ pending
+
+    def _change(self, root: np.ndarray) -> None:
+        """Subtract root root' [d, d] from the inverse design."""
+        self.pending[self.changes] = root
+        self.changes += 1
+        if self.changes == _PENDING:
+            self._settle()
+
+    def _settle(self) -> None:
+        pending = self.pending[: self.changes]
+        self.inverse -= pending.T @ pending  # symmetric to the bit, as BLAS multiplies a matrix by itself
+        self.changes = 0
 
     def relearn(self, z: np.ndarray, counts: np.ndarray, residuals: np.ndarray) -> None:
         """Everything anew: unit embeddings [m, d] of prompts, each row's count and sum of residuals on each [n, m]."""
         share = counts.sum(axis=0) / max(int((counts.sum(axis=1) > 0).sum()), 1)
         design = (z * share[:, None]).T @ z
         self.inverse = _inverse(design + _RIDGE * np.eye(z.shape[1]))
+        self.changes = 0
         self.weights = (residuals @ z @ self.inverse).astype(np.float32)
 
     def forget(self, horizon: float) -> None:
         """Let the design lose weight, by e for ``horizon`` observations a hotkey, so that rows can be overwritten."""
         ridge = _RIDGE * np.eye(self.inverse.shape[0])
         kept = float(np.exp(-self.weight / horizon))
+        self._settle()
         self.inverse = _inverse(ridge + kept * (_inverse(self.inverse) - ridge))
         self.weight = 0.0
 
@@ -96,6 +123,7 @@ class Memory:
         """The state of the first ``rows`` rows as arrays, for a checkpoint."""
         return {
             "memory_inverse": self.inverse,
+            "memory_pending": self.pending[: self.changes],
             "memory_weights": self.weights[:rows],
             "memory_agreement": np.r_[self.agreement.ravel(), self.weight],
             "memory_prompts": np.array(list(self._prompts), dtype=np.uint64),
@@ -106,6 +134,9 @@ class Memory:
         """What ``arrays()`` described."""
         made = cls(arrays["memory_inverse"].shape[0])
         made.inverse, made.weights = arrays["memory_inverse"], arrays["memory_weights"]
+        pending = arrays["memory_pending"]
+        made.changes = len(pending)
+        made.pending[: made.changes] = pending
         *agreement, made.weight = arrays["memory_agreement"].tolist()
         made.agreement = np.array(agreement).reshape(2, 3)
         made._prompts = dict.fromkeys(arrays["memory_prompts"].tolist())
@@ -122,7 +153,8 @@ def unit(embeddings: np.ndarray) -> np.ndarray:
 def _key(z: np.ndarray) -> int:
     """Equal for embeddings of one text, though their last bits depend on what was encoded beside it: which entries
     are the largest."""
-    largest = np.argsort(-np.abs(z), kind="stable")[: min(_LARGEST, z.size // 2)]
+    count = min(_LARGEST, z.size // 2)
+    largest = np.argpartition(-np.abs(z), count)[:count] if count else np.zeros(0, np.int64)
     return int.from_bytes(blake2b(np.sort(largest).astype("<i8").tobytes(), digest_size=8).digest(), "little")
 
 

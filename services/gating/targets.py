@@ -58,5 +58,4 @@ class Targets:
 
 def successes(rewards: np.ndarray, ok: np.ndarray) -> np.ndarray:
     """Which of the queried count as successes: answered, with a finite reward (bool [n])."""
-    with np.errstate(invalid="ignore"):
-        return np.asarray(ok, dtype=bool) & np.isfinite(rewards)
+    return np.asarray(ok, dtype=bool) & np.isfinite(rewards)
