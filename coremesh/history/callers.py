@@ -173,7 +173,8 @@ class RedisCallers:
         )
 
     async def hold(self, caller_id: str, tickets: list[str], held: timedelta) -> None:
-        """Keep the places of ``tickets`` for another ``held``."""
+        """Keep the places of ``tickets`` for another ``held``, those that have lapsed too: what is being served counts,
+        though it may then be more than the limit. One that is given back meanwhile has to be given back again."""
         await self._call(self._held(caller_id, [_milliseconds(held), *tickets]))
 
     async def release(self, caller_id: str, ticket: str) -> None:
