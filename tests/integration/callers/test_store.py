@@ -189,3 +189,29 @@ async def test_a_redis_that_is_back_is_used_again(redis_server: RedisServer, red
 
     await wait_until(back)
     await store.close()
+
+
+async def test_one_caller_at_a_time_waits_for_a_redis_that_hangs(
+    redis_server: RedisServer, redis_url: str
+) -> None:
+    store = RedisCallers(redis_url, 1, timeout=timedelta(seconds=0.5), pause=timedelta(seconds=0.1))
+    await store.records()
+    redis_server.pause()
+    try:
+        with pytest.raises(HistoryUnavailable, match="Timeout"):
+            await store.records()
+        await asyncio.sleep(0.2)
+        said = await asyncio.gather(*(store.records() for _ in range(8)), return_exceptions=True)
+        assert sum("a moment ago" in str(error) for error in said) == 7
+    finally:
+        redis_server.resume()
+
+    async def back() -> bool:
+        try:
+            return await store.records() == []
+        except HistoryUnavailable:
+            return False
+
+    await wait_until(back)
+    assert await asyncio.gather(*(store.records() for _ in range(8))) == [[]] * 8
+    await store.close()
