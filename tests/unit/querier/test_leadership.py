@@ -115,7 +115,7 @@ async def test_a_process_that_stood_still_knows_by_its_own_clock_that_it_leads_n
     task = asyncio.create_task(leadership.run(lambda: asyncio.sleep(3600)))
     await wait_until(lambda: leadership.leading)
     # Another leads meanwhile; nobody has been asked yet when this goes on.
-    time.sleep(0.4)
+    time.sleep(0.4)  # noqa: ASYNC251
     leases.holder = "b"
     assert not leadership.leading
     leases.holder = None
