@@ -71,7 +71,8 @@ class FoldRunner(Generic[S]):
     """Leads a fold while it holds the lease, and stands by otherwise.
 
     State and place are saved in one step with the lease's fencing token, so a kill at any instant leaves the last
-    checkpoint, and folding goes on from there. ``on_state(state, checkpoint, lease)`` is awaited after every save
+    checkpoint, and folding goes on from there. A checkpoint of another format, or a damaged one, is not used: the fold
+    begins again at the oldest event. ``on_state(state, checkpoint, lease)`` is awaited after every save
     and after taking over, on the leader only. ``decode`` makes of an event's wire form what the fold reads.
     ``apply_page`` is ``apply`` for a page of packed events: with it the fold catches up by pages where the history has
     them, and both must give the same state.
@@ -129,8 +130,9 @@ class FoldRunner(Generic[S]):
     async def _fold_on(self, lease: Lease) -> None:
         checkpoint = await self._history.load(self._name)
         saved_at = checkpoint.last_id if checkpoint else ORIGIN
-        if checkpoint is not None and checkpoint.format == self._fold.format:
-            state = await asyncio.to_thread(self._fold.load, checkpoint.state)
+        found = await loaded(self._fold, self._name, checkpoint)
+        if found is not None and checkpoint is not None:
+            state = found
             self._at = checkpoint.last_id
         else:
             state = self._fold.initial()
@@ -138,7 +140,7 @@ class FoldRunner(Generic[S]):
             if checkpoint is not None:
                 log.warning("folding anew", fold=self._name, had=checkpoint.format, wants=self._fold.format)
         await self._look_for_gap()
-        if checkpoint is not None and checkpoint.format == self._fold.format:
+        if found is not None and checkpoint is not None:
             self._version = checkpoint.version
             await self._tell(state, checkpoint, lease)
         saved_s = time.monotonic()
@@ -242,5 +244,22 @@ class Follower(Generic[S]):
         if checkpoint is None or checkpoint.format != self._fold.format:
             return False
         self._version = checkpoint.version
-        await self._on_state(await asyncio.to_thread(self._fold.load, checkpoint.state), checkpoint)
+        state = await loaded(self._fold, self._name, checkpoint)
+        if state is None:
+            return False
+        await self._on_state(state, checkpoint)
         return True
+
+
+async def loaded(fold: Fold[S], name: str, checkpoint: Checkpoint | None) -> S | None:
+    """The state in a checkpoint of this fold's format; None for another, and for one that is damaged: the process would
+    otherwise end, and end again whenever it is started."""
+    if checkpoint is None or checkpoint.format != fold.format:
+        return None
+    try:
+        return await asyncio.to_thread(fold.load, checkpoint.state)
+    except Exception as error:
+        log.error(
+            "checkpoint cannot be read", fold=name, version=checkpoint.version, reason=type(error).__name__
+        )
+        return None

@@ -92,7 +92,8 @@ class RedisCallers:
     """API keys, limits and nonces in one Redis, for all replicas.
 
     Every method raises HistoryUnavailable when Redis does not answer within ``timeout``. After that it is asked again
-    only when ``pause`` has passed: until then the methods fail at once, so that no caller waits for a dead Redis.
+    only when ``pause`` has passed, and then by one call alone: the others fail at once until that one has an answer, so
+    that no more than one caller at a time waits for a dead Redis.
     """
 
     def __init__(
@@ -106,10 +107,14 @@ class RedisCallers:
         seconds = timeout.total_seconds()
         self.keys = Keys(netuid)
         # A kept connection may have died with the Redis before: one more try, with a new one.
-        self._connection = Connection(url, timeout_s=seconds, connect_s=seconds, backoff=NoBackoff, tries=1)
+        self._connection = Connection(
+            url, timeout_s=seconds, connect_s=seconds, backoff=NoBackoff, tries=1, patient=False
+        )
         self._redis = self._connection.redis
         self._pause_s = pause.total_seconds()
-        self._away_until = 0.0
+        self._away = False
+        self._ask_again_at = 0.0
+        self._asking_again = False
         self._replace = self._redis.register_script(scripts.REPLACE_CALLER)
         self._admit = self._redis.register_script(scripts.ADMIT)
         self._hold = self._redis.register_script(scripts.HOLD)
@@ -173,7 +178,8 @@ class RedisCallers:
         )
 
     async def hold(self, caller_id: str, tickets: list[str], held: timedelta) -> None:
-        """Keep the places of ``tickets`` for another ``held``."""
+        """Keep the places of ``tickets`` for another ``held``, those that have lapsed too: what is being served counts,
+        though it may then be more than the limit. One that is given back meanwhile has to be given back again."""
         await self._call(self._held(caller_id, [_milliseconds(held), *tickets]))
 
     async def release(self, caller_id: str, ticket: str) -> None:
@@ -189,14 +195,23 @@ class RedisCallers:
         await self._connection.close()
 
     async def _call(self, work: Any) -> Any:
-        if time.monotonic() < self._away_until:
+        again = self._away
+        if again and (self._asking_again or time.monotonic() < self._ask_again_at):
             work.close()
             raise HistoryUnavailable("Redis did not answer a moment ago")
+        self._asking_again = again
         try:
-            return await work
+            answer = await work
         except HistoryUnavailable:
-            self._away_until = time.monotonic() + self._pause_s
+            self._away = True
+            self._ask_again_at = time.monotonic() + self._pause_s
             raise
+        else:
+            self._away = False
+            return answer
+        finally:
+            if again:
+                self._asking_again = False
 
     @guarded
     async def _create(self, record: CallerRecord) -> None:

@@ -11,6 +11,8 @@ from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import AbstractBackoff, NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry as BlockingRetry
 from redis.sentinel import Sentinel as BlockingSentinel
 
@@ -23,7 +25,8 @@ SENTINEL_TIMEOUT_S = 1.0
 class Connection:
     """A client for all commands, ``redis``, with all that has to be closed with it.
 
-    ``timeout_s`` bounds a command, None waits for ever (for reads that block); ``tries`` are made beyond the first.
+    ``timeout_s`` bounds a try, None waits for ever (for reads that block); ``tries`` are made beyond the first when a
+    connection turns out dead, and with ``patient`` also when one does not answer in time.
     Nothing is connected before the first command. Raises ValueError for an address that is none.
     """
 
@@ -35,13 +38,15 @@ class Connection:
         connect_s: float,
         backoff: Callable[[], AbstractBackoff],
         tries: int,
+        patient: bool = True,
     ) -> None:
         address = parse_address(url)
+        again = (RedisConnectionError, RedisTimeoutError) if patient else (RedisConnectionError,)
         common: dict[str, Any] = {
             "protocol": 2,
             "socket_timeout": timeout_s,
             "socket_connect_timeout": connect_s,
-            "retry": Retry(backoff(), tries),
+            "retry": Retry(backoff(), tries, again),
         }
         self._sentinels: list[Any] = []
         self.redis: Any

@@ -21,6 +21,9 @@ DRAIN_BATCH = 100
 class Recorder:
     """Appends to the history, or to the spool when the history is away; ``run`` brings spooled events home.
 
+    An append that takes longer than ``patience`` is spooled: until then the event is in this process alone. Where Redis
+    has taken it after all, appending it again changes nothing.
+
     ``on_recorded(outcome)`` is told ``appended``, ``spooled`` or ``drained`` for every event.
     """
 
@@ -29,11 +32,13 @@ class Recorder:
         history: History,
         spool: Spool,
         *,
+        patience: timedelta = timedelta(seconds=2),
         retry_every: timedelta = timedelta(seconds=1),
         on_recorded: Callable[[str], None] = lambda outcome: None,
     ) -> None:
         self._history = history
         self._spool = spool
+        self._patience_s = patience.total_seconds()
         self._retry_s = retry_every.total_seconds()
         self._on_recorded = on_recorded
         self._disk = asyncio.Lock()
@@ -47,9 +52,10 @@ class Recorder:
         """Keep an event: when this returns it is in Redis or on the disk. Raises SpoolFull, OSError."""
         if not self.waiting:
             try:
-                await self._history.append(event, transcript, hotkeys)
-            except HistoryUnavailable as error:
-                log.warning("event spooled", event_id=event.id, reason=error.message)
+                async with asyncio.timeout(self._patience_s):
+                    await self._history.append(event, transcript, hotkeys)
+            except (HistoryUnavailable, TimeoutError) as error:
+                log.warning("event spooled", event_id=event.id, reason=str(error) or "Redis takes too long")
             else:
                 self._on_recorded("appended")
                 return

@@ -138,10 +138,10 @@ return {'ok', 0}
 """
 
 HOLD = """
--- KEYS held; ARGV held_ms ticket...; what was given back meanwhile stays given back
+-- KEYS held; ARGV held_ms ticket...; a place that lapsed is taken again, over the limit if need be: it is in use
 local clock = redis.call('TIME')
 local lapses = clock[1] * 1000 + math.floor(clock[2] / 1000) + ARGV[1]
-for i = 2, #ARGV do redis.call('ZADD', KEYS[1], 'XX', lapses, ARGV[i]) end
+for i = 2, #ARGV do redis.call('ZADD', KEYS[1], lapses, ARGV[i]) end
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
 return 1
 """

@@ -93,7 +93,8 @@ class LogSettings(Section):
     section: ClassVar[str] = "log"
 
     level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="least severe level written"
+        "info",
+        description="least severe level written; at debug an unexpected error is shown whole and may quote a text",
     )
     format: Literal["json", "console"] = Field("json", description="json for machines, console for people")
 

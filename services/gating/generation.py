@@ -19,7 +19,7 @@ import structlog
 
 from coremesh.aside import end_tasks
 from coremesh.errors import HistoryUnavailable
-from coremesh.folding import Fold, FoldRunner, FoldStatus
+from coremesh.folding import Fold, FoldRunner, FoldStatus, loaded
 from coremesh.history.protocol import Checkpoint, History, Lease
 from coremesh.types import ORIGIN
 from services.gating.fold import GatingFold
@@ -181,7 +181,9 @@ class Generations:
         self._versions[NEXT] = version
 
     async def _serve(self, checkpoint: Checkpoint) -> None:
-        await self._on_state(await asyncio.to_thread(self._fold.load, checkpoint.state), checkpoint)
+        state = await loaded(self._fold, FOLD, checkpoint)
+        if state is not None:
+            await self._on_state(state, checkpoint)
 
 
 class _HeadRunner(FoldRunner[GatingFold]):

@@ -20,7 +20,8 @@ from services.querier.metrics import CALLERS_REFUSED
 log = structlog.get_logger(__name__)
 
 HELD = timedelta(seconds=15)
-"""How long a place outlives a replica that died with it."""
+"""How long a place outlives a replica that died with it, or was stopped. One that goes on after longer than that takes
+back the places of what it still serves, and until these are free nobody is let in beyond the limit."""
 HOLD_EVERY_S = 5.0
 MINUTE_S = 60.0
 MOST_LOCAL = 8192
@@ -59,7 +60,8 @@ class Admission:
     """Counts requests against their caller's limits.
 
     Redis counts for all replicas, in one step. While it is away each replica counts for itself, going on from what it
-    has let in within the last minute: with R replicas a caller then gets at most R times its limits.
+    has let in within the last minute: with R replicas a caller then gets at most R times its limits. Once Redis is back
+    the places taken meanwhile count there too, within HOLD_EVERY_S; the minute's requests only from then on.
     """
 
     def __init__(self, store: RedisCallers) -> None:
@@ -94,7 +96,8 @@ class Admission:
         if caller.per_minute:
             local.forget(time.monotonic())
             local.asked.append(time.monotonic())
-        local.tickets.add(ticket)
+        if caller.concurrent:
+            local.tickets.add(ticket)
         # It may have been forgotten while Redis was asked.
         self._local[caller.id] = local
         return ticket
@@ -113,13 +116,19 @@ class Admission:
         """Keep the places of requests being served, for ever."""
         while True:
             await asyncio.sleep(HOLD_EVERY_S)
+            await self.hold_once()
+
+    async def hold_once(self) -> None:
+        """Keep the places of requests being served for another HELD. Redis being away is no error."""
+        with suppress(HistoryUnavailable):
             for caller_id, local in list(self._local.items()):
-                if not local.tickets:
+                held = sorted(local.tickets)
+                if not held:
                     continue
-                try:
-                    await self._store.hold(caller_id, sorted(local.tickets), HELD)
-                except HistoryUnavailable:
-                    break
+                await self._store.hold(caller_id, held, HELD)
+                # One may have been given back, and then taken again by this.
+                for ticket in set(held) - local.tickets:
+                    await self._store.release(caller_id, ticket)
 
     def _of(self, caller_id: str) -> _Local:
         local = self._local.get(caller_id)

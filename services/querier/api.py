@@ -18,6 +18,7 @@ from coremesh.contracts import (
     MetagraphResponse,
     MinersResponse,
 )
+from coremesh.errors import HistoryUnavailable
 from coremesh.events import ForwardEvent
 from coremesh.history import History
 from coremesh.history.recorder import Recorder
@@ -30,6 +31,9 @@ from services.querier.forwarder import Forwarder
 from services.querier.limits import Limits
 from services.querier.slots import Slots
 from services.querier.snapshot import SnapshotFollower
+
+HISTORY_S = 8.0
+"""Seconds that reading the history may take while somebody waits."""
 
 
 def routes(
@@ -96,16 +100,22 @@ def routes(
         count: Annotated[int, Query(ge=1, le=500, description="events wanted")] = 20,
         texts: Annotated[bool, Query(description="with prompts and completions; operators only")] = True,
     ) -> HistoryResponse:
-        entries = await history.tail(count)
-        forwards = [(entry, entry.event) for entry in entries if isinstance(entry.event, ForwardEvent)]
-        digests = sorted({int(digest) for _, event in forwards for digest in event.hotkeys})
-        hotkeys = await history.resolve(digests)
         texts = texts and await access.is_operator(request)
-        transcripts = (
-            await asyncio.gather(*(history.transcript(event.id) for _, event in forwards))
-            if texts
-            else [None] * len(forwards)
-        )
+        try:
+            async with asyncio.timeout(HISTORY_S):
+                entries = await history.tail(count)
+                forwards = [
+                    (entry, entry.event) for entry in entries if isinstance(entry.event, ForwardEvent)
+                ]
+                digests = sorted({int(digest) for _, event in forwards for digest in event.hotkeys})
+                hotkeys = await history.resolve(digests)
+                transcripts = (
+                    await asyncio.gather(*(history.transcript(event.id) for _, event in forwards))
+                    if texts
+                    else [None] * len(forwards)
+                )
+        except TimeoutError:
+            raise HistoryUnavailable(f"Redis took more than {HISTORY_S:g} s") from None
         return HistoryResponse(
             events=tuple(
                 views.history_row(entry, event, hotkeys, transcript, texts=texts)

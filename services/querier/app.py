@@ -131,6 +131,7 @@ def create_app(settings: Settings, loops: Loops, health: Health) -> FastAPI:
         load_prompts(settings[TrainerSettings]),
         Bundled(load_questions()),
         filter_texts=not querier.no_nsfw_filter,
+        leads=lambda: leadership.leading,
     )
 
     endpoint = endpoint_of(querier, http, default_port=DEFAULT_PORT)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Callable, Set
 from typing import Literal, Protocol
 
 import structlog
@@ -28,11 +28,21 @@ class Network(Protocol):
 
 
 class Asker:
-    """Asks for questions and for answers, paced by the event rate wanted and by how fast scores come. Never raises."""
+    """Asks for questions and for answers, paced by the event rate wanted and by how fast scores come. Never raises.
+
+    Nothing is asked while ``leads`` says no: another trainer does.
+    """
 
     def __init__(
-        self, network: Network, settings: TrainerSettings, prompts: Prompts, *, filter_texts: bool
+        self,
+        network: Network,
+        settings: TrainerSettings,
+        prompts: Prompts,
+        *,
+        filter_texts: bool,
+        leads: Callable[[], bool] = lambda: True,
     ) -> None:
+        self._leads = leads
         self._network = network
         self._settings = settings
         self._prompts = prompts
@@ -69,6 +79,8 @@ class Asker:
         asks_question = step == "question"
         async with self.window:
             await self._pace.wait()
+            if not self._leads():
+                return None
             # Made here, so that the event's id tells when it was asked.
             query = Query(
                 messages=messages,

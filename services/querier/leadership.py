@@ -38,12 +38,20 @@ class Leadership:
         self._holder = holder
         self._ttl = ttl
         self._on_change = on_change
-        self.leading = False
+        self._leading = False
+        self._held_until_s = 0.0
+
+    @property
+    def leading(self) -> bool:
+        """Whether ``work`` runs and the lease has not run out, by our own clock: a process that stood still for a while
+        no longer leads before it has asked anyone."""
+        return self._leading and time.monotonic() < self._held_until_s
 
     async def run(self, work: Callable[[], Awaitable[None]]) -> None:
         """Stand by and lead, for ever. Raises what ``work`` raises."""
         while True:
             lease = None
+            asked = time.monotonic()
             try:
                 lease = await self._leases.acquire(self._role, self._holder, self._ttl)
             except HistoryUnavailable as error:
@@ -52,6 +60,7 @@ class Leadership:
                 await asyncio.sleep(self._ttl.total_seconds() / 4)
                 continue
             log.info("leading", role=self._role, token=lease.token)
+            self._held_until_s = asked + self._ttl.total_seconds()
             self._set(True)
             try:
                 await self._lead(lease, work)
@@ -72,24 +81,23 @@ class Leadership:
     async def _keep(self, lease: Lease) -> None:
         """Renew until the lease is lost."""
         ttl = self._ttl.total_seconds()
-        renewed = time.monotonic()
         while True:
             await asyncio.sleep(ttl / 3)
             asked = time.monotonic()
             try:
                 # A hanging Redis must not hide that the time is over.
-                async with asyncio.timeout(max(0.05, renewed + ttl - asked)):
+                async with asyncio.timeout(max(0.05, self._held_until_s - asked)):
                     kept = await self._leases.renew(lease, self._ttl)
             except (HistoryUnavailable, TimeoutError):
-                if time.monotonic() - renewed >= ttl:
+                if time.monotonic() >= self._held_until_s:
                     log.warning("no longer leading: Redis is away", role=self._role)
                     return
                 continue
             if not kept:
                 log.warning("no longer leading", role=self._role)
                 return
-            renewed = asked
+            self._held_until_s = asked + ttl
 
     def _set(self, leading: bool) -> None:
-        self.leading = leading
+        self._leading = leading
         self._on_change(leading)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 
 from coremesh.settings import TrainerSettings
 from services.querier.asking import Asker, Network
@@ -31,13 +32,14 @@ class Trainer:
         first_backoff_s: float = FIRST_BACKOFF_S,
         max_backoff_s: float = MAX_BACKOFF_S,
         filter_texts: bool = True,
+        leads: Callable[[], bool] = lambda: True,
     ) -> None:
         self._settings = settings
         self._sources = sources or make_sources(settings, bundled)
         self._first_backoff_s = first_backoff_s
         self._max_backoff_s = max_backoff_s
         self._pace = Pace(settings.pause_s)
-        self.asker = Asker(network, settings, prompts, filter_texts=filter_texts)
+        self.asker = Asker(network, settings, prompts, filter_texts=filter_texts, leads=leads)
         self._desk = Desk(self.asker, self._sources, prompts, Sieve(settings.max_question_chars))
         self.steps = 0
 

@@ -50,8 +50,11 @@ class StatisticsFold:
         return Statistics()
 
     def load(self, state: bytes) -> Statistics:
-        """See Fold."""
-        return _decoder.decode(state)
+        """See Fold. Raises ValueError, and what msgspec raises, for what is no such state."""
+        found = _decoder.decode(state)
+        if len(found.recent.packed) % (4 * max(found.recent.columns, 1)):
+            raise ValueError("a signature of the diversity history is cut off")
+        return found
 
     def dump(self, state: Statistics) -> bytes:
         """See Fold."""

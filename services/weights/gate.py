@@ -1,7 +1,7 @@
 """Why a vector should not be submitted now.
 
 A *soft* reason is set aside when the validator would otherwise be counted inactive; a *hard* one only by an
-operator.
+operator. What happens instead then is repeat.py's.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from services.weights.chain import ERA_BLOCKS, Chain, Sent, Standing, Tick
 from services.weights.gate import Reason
 from services.weights.ledger import Ledger
 from services.weights.metrics import DUE, HELD
+from services.weights.repeat import repeatable
 from services.weights.schedule import Due, due, retry_wait
 
 log = structlog.get_logger(__name__)
@@ -100,6 +101,18 @@ class Submitter:
         submission = self._submission(proposal, metagraph, standing)
         if self.reasons:
             await self._say(lease, submission, "held", tick, tuple(r.code for r in self.reasons))
+            again = self._again(proposal, metagraph, standing) if when is Due.URGENT else None
+            if again is not None and not self._settings.dry_run and leads():
+                log.error(
+                    "the last weights are set again",
+                    block=again.block,
+                    reason="; ".join(r.text for r in self.reasons),
+                )
+                self._ledger.attempt_events = self._ledger.events
+                self._forget()
+                self._sent_once = True
+                await self._send(lease, again, proposal.limits.fewest, leads)
+                await self._settle(lease, tick, metagraph, leads)
         elif self._settings.dry_run:
             await self._say(lease, submission, "dry_run", tick, ())
         elif leads():
@@ -134,6 +147,22 @@ class Submitter:
         if self._override:
             reasons = [reason for reason in reasons if reason.code in HARD]
         return tuple(reasons)
+
+    def _again(self, proposal: Proposal, metagraph: Metagraph, standing: Standing) -> Submission | None:
+        """The last weights that the chain took as a new submission, or None where they cannot be set again."""
+        last = self._ledger.newest
+        if last is None or not repeatable(last, self.reasons, proposal, metagraph.size):
+            return None
+        return msgspec.structs.replace(
+            last,
+            id=new_event_id(),
+            block=standing.block,
+            result="sent",
+            reason="",
+            landed_block=0,
+            commit_reveal=standing.commit_reveal,
+            version_key=self._version_key(standing),
+        )
 
     def _forget(self) -> None:
         """Of the open attempt nothing is known but its record."""

@@ -228,3 +228,31 @@ async def test_reading_many_outlives_a_restart_of_redis(redis_server: RedisServe
     finally:
         await history.close()
         server.stop()
+
+
+async def test_a_damaged_checkpoint_is_folded_anew_and_followers_keep_what_they_have(
+    redis_history: RedisHistory,
+) -> None:
+    ids = []
+    for n in range(10):
+        event = make_event({n % 3: 0.5})
+        await redis_history.append(event, None, [hotkey(n % 3)])
+        ids.append(event.id)
+    followed, leader = Witness(), Witness()
+    follower = Follower(redis_history, Seen(), name="seen", on_state=followed)
+    async with running(redis_history, "one", leader):
+        await wait_until(lambda: leader.last == ids)
+    assert await follower.look()
+    lease = await redis_history.acquire("seen", "vandal", timedelta(seconds=5))
+    assert lease is not None
+    at = await redis_history.last_id()
+    damaged = Checkpoint(last_id=at, state=b"\xff\xfe", format=Seen.format)
+    await redis_history.save("seen", damaged, lease, at)
+    await redis_history.release(lease)
+    assert not await follower.look()
+    assert followed.last == ids
+    again = Witness()
+    async with running(redis_history, "two", again):
+        await wait_until(lambda: again.last == ids)
+    assert await follower.look()
+    assert followed.last == ids

@@ -127,12 +127,15 @@ async def test_places_are_shared_given_back_and_lapse(stores: tuple[RedisCallers
     async def lapsed() -> bool:
         return await enter(0, "t5") == "ok"
 
-    # The replica of t1 died: its place comes free by itself. That of t3 is held on to.
+    # The replica of t1 stands still: its place comes free by itself. That of t3 is held on to.
     await wait_until(lapsed, timeout=5)
-    await stores[0].hold("a", ["t3", "t5", "t1"], HELD)
+    await stores[0].hold("a", ["t3", "t5"], HELD)
     assert await enter(0, "t6") == "concurrent"
+    # It goes on, and what it serves counts again, also beyond the limit.
+    await stores[1].hold("a", ["t1"], HELD)
     await stores[0].release("a", "t3")
-    await stores[0].hold("a", ["t3"], HELD)
+    assert await enter(0, "t6") == "concurrent"
+    await stores[1].release("a", "t1")
     assert await enter(0, "t6") == "ok"
 
 
@@ -185,4 +188,30 @@ async def test_a_redis_that_is_back_is_used_again(redis_server: RedisServer, red
             return False
 
     await wait_until(back)
+    await store.close()
+
+
+async def test_one_caller_at_a_time_waits_for_a_redis_that_hangs(
+    redis_server: RedisServer, redis_url: str
+) -> None:
+    store = RedisCallers(redis_url, 1, timeout=timedelta(seconds=0.5), pause=timedelta(seconds=0.1))
+    await store.records()
+    redis_server.pause()
+    try:
+        with pytest.raises(HistoryUnavailable, match="Timeout"):
+            await store.records()
+        await asyncio.sleep(0.2)
+        said = await asyncio.gather(*(store.records() for _ in range(8)), return_exceptions=True)
+        assert sum("a moment ago" in str(error) for error in said) == 7
+    finally:
+        redis_server.resume()
+
+    async def back() -> bool:
+        try:
+            return await store.records() == []
+        except HistoryUnavailable:
+            return False
+
+    await wait_until(back)
+    assert await asyncio.gather(*(store.records() for _ in range(8))) == [[]] * 8
     await store.close()

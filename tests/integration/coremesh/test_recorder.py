@@ -62,6 +62,32 @@ async def test_events_wait_on_disk_and_come_home_once(server: RedisServer, tmp_p
     await history.close()
 
 
+async def test_a_redis_that_hangs_is_not_waited_for_and_what_it_took_counts_once(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    history = RedisHistory(server.url, 1, timeout=timedelta(seconds=30))
+    recorder = Recorder(
+        history,
+        Spool(tmp_path / "spool"),
+        patience=timedelta(milliseconds=300),
+        retry_every=timedelta(milliseconds=50),
+    )
+    events = [make_event({1: 0.5}) for _ in range(4)]
+    await recorder.record(events[0], None, [hotkey(1)])
+    server.pause()
+    # Redis has these in its sockets, and takes them when it goes on; they are on the disk by then.
+    await asyncio.gather(*(recorder.record(event, None, [hotkey(1)]) for event in events[1:]))
+    assert recorder.waiting == 3
+    server.resume()
+    running = asyncio.create_task(recorder.run())
+    await wait_until(lambda: recorder.waiting == 0)
+    entries = await history.read(ORIGIN, 100)
+    assert sorted(entry.event.id for entry in entries) == sorted(event.id for event in events)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await history.close()
+
+
 def test_the_spool_is_bounded(tmp_path: Path) -> None:
     spool = Spool(tmp_path, max_events=2)
     kept = [Spooled(make_event({1: 0.5}), None, []) for _ in range(3)]

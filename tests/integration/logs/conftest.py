@@ -1,5 +1,6 @@
 from __future__ import annotations
 
 from tests.integration.querier.conftest import own_redis, wallet_path, world
+from tests.integration.traces.conftest import collector
 
-__all__ = ["own_redis", "wallet_path", "world"]
+__all__ = ["collector", "own_redis", "wallet_path", "world"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -106,3 +107,18 @@ async def test_work_that_fails_is_not_hidden() -> None:
     leadership = Leadership(FakeLeases(), role="r", holder="a", ttl=timedelta(seconds=1))
     with pytest.raises(ValueError, match="broken"):
         await leadership.run(work)
+
+
+async def test_a_process_that_stood_still_knows_by_its_own_clock_that_it_leads_no_more() -> None:
+    leases = FakeLeases()
+    leadership = Leadership(leases, role="r", holder="a", ttl=timedelta(seconds=0.3))
+    task = asyncio.create_task(leadership.run(lambda: asyncio.sleep(3600)))
+    await wait_until(lambda: leadership.leading)
+    # Another leads meanwhile; nobody has been asked yet when this goes on.
+    time.sleep(0.4)  # noqa: ASYNC251
+    leases.holder = "b"
+    assert not leadership.leading
+    leases.holder = None
+    await wait_until(lambda: leadership.leading)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -21,6 +21,7 @@ from services.weights.book import Book
 from services.weights.chain import Sent
 from services.weights.fold import NAME, ScoreFold
 from services.weights.ledger import Ledger
+from services.weights.replay import replay
 from services.weights.submitter import Submitter
 from tests.events import make_event
 from tests.fakes.history import MemoryHistory
@@ -447,6 +448,58 @@ async def test_few_events_hold_until_the_activity_cutoff_is_near() -> None:
     assert (await b.newest()).result == "held"
     await b.step()
     assert (await b.newest()).result == "landed"
+
+
+async def held_at_the_cutoff(**settings: object) -> tuple[Bench, Submission]:
+    """Weights landed at block 151; what came after is held for moving too far, and the cutoff is about to be near."""
+    chain = FakeChain(hyperparameters=Hyperparameters(tempo=20, rate_limit=5, activity_cutoff=100))
+    b = await bench(chain, max_move=0.1, **settings)
+    await b.forward(u1=3.0, u2=1.0)
+    await b.step(50)
+    landed = await b.newest()
+    assert landed.result == "landed"
+    for _ in range(200):
+        await b.forward(u1=1.0, u2=3.0)
+    while b.chain.block - landed.landed_block < 79:
+        await b.step()
+    assert [reason.code for reason in b.submitter.reasons] == ["moved"]
+    assert (await b.newest()).result == "held"
+    return b, landed
+
+
+async def test_near_the_activity_cutoff_held_weights_leave_the_last_ones_to_be_set_again() -> None:
+    b, landed = await held_at_the_cutoff()
+    await b.step()
+    newest = await b.newest()
+    assert (newest.result, newest.landed_block) == ("landed", b.chain.block)
+    assert (newest.uids, newest.values, newest.last_id) == (landed.uids, landed.values, landed.last_id)
+    assert newest.id != landed.id
+    assert b.chain.last_update[0] == b.chain.block
+    # The reason is still shown, and nothing more is sent before the cutoff is near again.
+    calls = b.chain.calls.count("set_weights")
+    await b.step(60)
+    assert [reason.code for reason in b.submitter.reasons] == ["moved"]
+    assert b.chain.calls.count("set_weights") == calls
+    report = await replay(b.history)
+    assert (report.provable, report.equal) == (True, True), report
+
+
+async def test_weights_of_somebody_who_is_gone_are_not_set_again() -> None:
+    b, landed = await held_at_the_cutoff()
+    assert 1 in landed.uids
+    b.chain.hotkeys[1] = "5Newcomer"
+    await b.publish()
+    await b.step()
+    assert b.chain.last_update[0] == landed.landed_block
+    assert (await b.newest()).result == "held"
+
+
+async def test_a_reason_of_ours_holds_the_last_weights_too() -> None:
+    b, landed = await held_at_the_cutoff()
+    b.chain.permit = False
+    await b.step(5)
+    assert {reason.code for reason in b.submitter.reasons} == {"moved", "no_permit"}
+    assert b.chain.last_update[0] == landed.landed_block
 
 
 async def test_a_dry_run_records_and_sends_nothing() -> None:
