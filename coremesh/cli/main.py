@@ -46,10 +46,11 @@ def up(
         ".devnet"
     ),
     port: Annotated[
-        int, typer.Option(help="port of the querier; the other services take the next four")
+        int,
+        typer.Option(help="port of the querier; the other services take the next four", min=1, max=65531),
     ] = 8080,
-    chain_port: Annotated[int, typer.Option(help="port of the embedded chain")] = 9944,
-    redis_port: Annotated[int, typer.Option(help="port of the mesh's own Redis")] = 6390,
+    chain_port: Annotated[int, typer.Option(help="port of the embedded chain", min=1, max=65535)] = 9944,
+    redis_port: Annotated[int, typer.Option(help="port of the mesh's own Redis", min=1, max=65535)] = 6390,
     block_time: Annotated[float, typer.Option(help="seconds a block", min=0.05, max=60)] = 0.25,
     tempo: Annotated[int, typer.Option(help="blocks an epoch", min=5, max=10_000)] = 60,
     rate_limit: Annotated[int, typer.Option(help="blocks between two settings of weights", min=0)] = 20,
