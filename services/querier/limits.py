@@ -52,6 +52,16 @@ class Limits:
             reward_timeout_s=settings.reward_timeout_s,
         )
 
+    @property
+    def usual_topk(self) -> int:
+        """Miners asked when the caller does not say."""
+        return self._settings.inference_topk
+
+    @property
+    def most_miners(self) -> float:
+        """How many there are at most; without bound before anything is known of the network."""
+        return self._snapshot.current.size if self._snapshot.current else math.inf
+
     def axon(self, request: ForwardRequest, caller: Caller) -> Query:
         """The query for what another neuron asks our axon: as a user's."""
         if extra := sorted(request.model_fields_set - {"roles", "messages", "timeout"}):
