@@ -9,6 +9,7 @@ from typing import Any, cast
 import httpx
 
 from coremesh.errors import CoremeshError, ServiceUnavailable
+from coremesh.mesh import why_silent
 from coremesh.settings import ALL_SECTIONS, MeshSettings, QuerierSettings, load
 
 
@@ -70,10 +71,10 @@ class Client:
                 services.append(
                     {"name": name, "url": url, "ready": answer["ready"], "checks": answer["checks"]}
                 )
-            except (httpx.HTTPError, ValueError, KeyError) as error:
-                services.append(
-                    {"name": name, "url": url, "ready": False, "checks": {"http": type(error).__name__}}
-                )
+            except httpx.HTTPError as error:
+                services.append(_silent(name, url, f"does not answer: {why_silent(error)}"))
+            except (ValueError, KeyError):
+                services.append(_silent(name, url, "what answers is no service of coremesh"))
         for service, path in (("gating", "/head"), ("trainer", "/training")):
             for row in services:
                 if row["name"] == service and row["ready"]:
@@ -104,7 +105,7 @@ class Client:
             answer = self._http.request(method, url, json=body, headers=headers, timeout=timeout_s)
         except httpx.HTTPError as error:
             raise ServiceUnavailable(
-                f"the {service} service does not answer at {self.urls[service]} ({type(error).__name__})",
+                f"the {service} service does not answer at {self.urls[service]}: {why_silent(error)}",
                 remedy="Is the mesh up? `make up` starts it on this machine.",
             ) from None
         try:
@@ -114,3 +115,7 @@ class Client:
         if answer.status_code >= 400:
             raise refused(content, answer.status_code)
         return content
+
+
+def _silent(name: str, url: str, why: str) -> dict[str, Any]:
+    return {"name": name, "url": url, "ready": False, "checks": {name: f"{name} {why}"}}

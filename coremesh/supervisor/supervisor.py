@@ -13,6 +13,7 @@ import httpx
 from coremesh.errors import CoremeshError
 from coremesh.supervisor.ports import answers, check_ports
 from coremesh.supervisor.process import EXIT_BAD_SETTING, Plan, Supervised
+from coremesh.text import problem
 
 START_TIMEOUT_S = 150.0
 LOOK_EVERY_S = 0.25
@@ -142,7 +143,7 @@ class Supervisor:
             checks: dict[str, str] = answer.json()["checks"]
         except (httpx.HTTPError, ValueError, KeyError):
             return False, "starting"
-        wrong = "; ".join(f"{name}: {said}" for name, said in checks.items() if said != "ok")
+        wrong = "; ".join(problem(name, said) for name, said in checks.items() if said != "ok")
         return answer.status_code == 200, wrong
 
     async def _stop_all(self) -> None:

@@ -71,7 +71,7 @@ AWAY = {"COREMESH_MESH_" + name + "_URL": "http://127.0.0.1:1" for name in ("QUE
 def test_an_error_is_a_sentence_a_remedy_and_a_code(cli: Cli, words: tuple[str, ...]) -> None:
     done = cli(*words, **AWAY)
     assert (done.returncode, done.stdout) == (1, "")
-    line = r"coremesh: the \w+ service does not answer at http://127\.0\.0\.1:1 \(ConnectError\)\. Is the mesh up\?"
+    line = r"coremesh: the \w+ service does not answer at http://127\.0\.0\.1:1: no connection\. Is the mesh up\?"
     assert re.fullmatch(line + r" .* \[service_unavailable\]\n", done.stderr), done.stderr
     as_json = cli(*words, "--json", **AWAY)
     assert as_json.returncode == 1
