@@ -68,26 +68,25 @@ class Client:
         for name, url in self.urls.items():
             try:
                 answer = self._http.get(f"{url}/readyz", timeout=5.0).json()
-                services.append(
-                    {"name": name, "url": url, "ready": answer["ready"], "checks": answer["checks"]}
-                )
+                found = {"ready": answer["ready"], "checks": answer["checks"]}
+                services.append({"name": name, "url": url, "answers": True, **found})
             except httpx.HTTPError as error:
                 services.append(_silent(name, url, f"does not answer: {why_silent(error)}"))
-            except (ValueError, KeyError):
-                services.append(_silent(name, url, "what answers is no service of coremesh"))
+            except (ValueError, KeyError, TypeError):
+                services.append(_silent(name, url, "is not what answers there"))
         for service, path in (("gating", "/head"), ("trainer", "/training")):
             for row in services:
                 if row["name"] == service and row["ready"]:
                     row["leader"] = self._leader(service, path)
-        found: dict[str, Any] = {"services": services, "scores": None, "submission": None}
+        mesh: dict[str, Any] = {"services": services, "scores": None, "submission": None}
         try:
             scores = self.get("weights", "/scores")
-            found["scores"] = {key: scores[key] for key in ("rule", "events", "last_id", "version")}
+            mesh["scores"] = {key: scores[key] for key in ("rule", "events", "last_id", "version")}
             submissions = self.get("weights", "/submissions?count=1")["submissions"]
-            found["submission"] = submissions[0] if submissions else None
+            mesh["submission"] = submissions[0] if submissions else None
         except CoremeshError:
             pass  # said already by the service's own row
-        return found
+        return mesh
 
     def _leader(self, service: str, path: str) -> str | None:
         try:
@@ -118,4 +117,4 @@ class Client:
 
 
 def _silent(name: str, url: str, why: str) -> dict[str, Any]:
-    return {"name": name, "url": url, "ready": False, "checks": {name: f"{name} {why}"}}
+    return {"name": name, "url": url, "answers": False, "ready": False, "checks": {name: f"{name} {why}"}}

@@ -58,6 +58,8 @@ def status(found: dict[str, Any], as_json: bool) -> None:
         note = wrong or (f"led by {_process(service['leader'])}" if service.get("leader") else "")
         table.add_row(service["name"], ready, service["url"], plain(note))
     console.print(table)
+    if not any(service["answers"] for service in found["services"]):
+        console.print("Nothing of the mesh answers. `make up` starts it on this machine.", highlight=False)
     if found["scores"]:
         console.print(
             f"events folded  {found['scores']['events']:,} ({found['scores']['rule']})", highlight=False
