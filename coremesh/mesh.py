@@ -101,7 +101,7 @@ class Peer:
             raise DeadlineExceeded(f"{self.name} did not answer within {seconds:g} s") from None
         except httpx.HTTPError as error:
             self._failed()
-            raise ServiceUnavailable(f"{self.name} does not answer: {type(error).__name__}") from None
+            raise ServiceUnavailable(f"{self.name} does not answer: {why_silent(error)}") from None
         if response.status_code == 429:
             raise Busy(f"{self.name} is busy", retry_after_s=_retry_after(response))
         if response.status_code >= 500:
@@ -117,6 +117,16 @@ class Peer:
         if self._failures >= FAILURES_TO_OPEN:
             self._closed_until = time.monotonic() + COOL_DOWN_S
             self._failures = FAILURES_TO_OPEN - 1  # one more failure afterwards closes it again
+
+
+SILENT: tuple[tuple[type[httpx.HTTPError], str], ...] = (
+    (httpx.ConnectError, "no connection"),
+    (httpx.ConnectTimeout, "no connection in time"),
+    (httpx.PoolTimeout, "all connections to it are in use"),
+    (httpx.TimeoutException, "no answer in time"),
+    (httpx.ProtocolError, "what it says is no HTTP"),
+    (httpx.NetworkError, "the connection broke"),
+)
 
 
 class Mesh:
@@ -157,6 +167,11 @@ class RewardPeer(Peer):
     async def filter(self, request: contracts.FilterRequest, timeout: timedelta) -> contracts.FilterResponse:
         """POST /filter."""
         return await self.call("POST", "/filter", contracts.FilterResponse, timeout, request)
+
+
+def why_silent(error: httpx.HTTPError) -> str:
+    """Why a service gave no answer, in a few words."""
+    return next((why for kind, why in SILENT if isinstance(error, kind)), type(error).__name__)
 
 
 def _retry_after(response: httpx.Response) -> float:

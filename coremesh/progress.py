@@ -1,7 +1,11 @@
-"""Progress of long work: a bar on standard error, on a terminal only, so that output can be piped and read."""
+"""Progress of long work: a bar on standard error, on a terminal only and never with ``--json``.
+
+So that output can be piped and read.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
@@ -22,7 +26,7 @@ def progress(
 ) -> Generator[Callable[[float], None]]:
     """Gives a function that is told how much more was done, of ``total`` (None: not known). Gone when it ends."""
     console = console or Console(stderr=True)
-    if not console.is_terminal:
+    if _quiet(console):
         yield lambda _more: None
         return
     columns = (
@@ -40,9 +44,14 @@ def progress(
 def waiting(title: str, console: Console | None = None) -> Generator[None]:
     """Something turns while the work is done; gone when it ends."""
     console = console or Console(stderr=True)
-    if not console.is_terminal:
+    if _quiet(console):
         yield
         return
     with Progress(SpinnerColumn(), TextColumn("{task.description}"), console=console, transient=True) as bar:
         bar.add_task(title, total=None)
         yield
+
+
+def _quiet(console: Console) -> bool:
+    # Programs read --json, whatever standard error is.
+    return not console.is_terminal or any(word.partition("=")[0] == "--json" for word in sys.argv)

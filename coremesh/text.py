@@ -1,4 +1,4 @@
-"""Texts as models read them."""
+"""Texts as models read them, and as people do."""
 
 from __future__ import annotations
 
@@ -23,3 +23,8 @@ class HasRoleAndContent(Protocol):
 def flatten(messages: Iterable[HasRoleAndContent]) -> str:
     """Messages as ``role: content`` lines, as the gating model reads them."""
     return "\n".join(f"{message.role}: {message.content.strip()}" for message in messages)
+
+
+def problem(name: str, said: str) -> str:
+    """What is wrong with a part, with its name once: "metagraph: 300 s old", but "Redis does not answer"."""
+    return said if said.lower().startswith(name.lower()) else f"{name}: {said}"

@@ -1,7 +1,8 @@
 """Write the pages that follow from the code: ``python docs/generate.py``; ``--check`` only says what is stale.
 
-settings.md and options.md from coremesh.settings, cli.md from the commands' own help, api.md and metrics.md from the
-running code of each service (see describe.py); the examples in api.md are in examples.json.
+settings.md and options.md from coremesh.settings, cli.md and coremesh/cli/flags.json from the commands' own help,
+api.md and metrics.md from the running code of each service (see describe.py). The examples in api.md are in
+examples.json.
 """
 
 from __future__ import annotations
@@ -22,12 +23,15 @@ import typer.main
 from pydantic import SecretStr
 
 from coremesh import errors
+from coremesh.cli.completion import FLAGS_FILE, PassesOn
 from coremesh.cli.main import app
 from coremesh.errors import CoremeshError
 from coremesh.settings import ALL_SECTIONS, legacy
 
 HERE = Path(__file__).parent
 SERVICES = ("querier", "trainer", "gating", "reward", "weights", "miner")
+FLAGS = f"../coremesh/cli/{FLAGS_FILE}"
+FLAG = re.compile(r"(?<![\w-])--[a-z](?:[\w.-]*\w)?")
 COMMON = ("/healthz", "/readyz", "/metrics")
 NOTE = "<!-- Written by docs/generate.py from the code: change the code, not this page. -->"
 Json = dict[str, Any]
@@ -128,26 +132,43 @@ def _default(value: Any) -> str:
     return f"`{value}`"
 
 
-def cli_page() -> str:
-    """Every command's own help."""
-    lines = ["# The command line", NOTE, ""]
+def command_helps() -> dict[str, str]:
+    """Every command's own help, by its words."""
     plain = json.loads(_plainly([sys.executable, str(HERE / "commands.py")]))
-    wanted = [(f"coremesh {path}".strip(), [_script(), *path.split(), "--help"]) for path in _paths(COMMANDS)]
+    wanted = [
+        (f"coremesh {path}".strip(), [_script(), *path.split(), "--help"]) for path, _ in _commands(COMMANDS)
+    ]
     for command in ("chain", "miners", "faucet", "replace"):
         wanted.append((f"python -m devnet {command}", [sys.executable, "-m", "devnet", command, "--help"]))
     with ThreadPoolExecutor(2) as pool:
         texts = pool.map(lambda one: plain.get(one[0]) or _plainly(one[1]), wanted)
-        for (title, _), text in zip(wanted, texts, strict=True):
-            lines += _help(title, text)
+        return {title: text for (title, _), text in zip(wanted, texts, strict=True)}
+
+
+def cli_page(helps: dict[str, str]) -> str:
+    """Every command's own help."""
+    lines = ["# The command line", NOTE, ""]
+    for title, text in helps.items():
+        lines += _help(title, text)
     lines.append(intros.SERVICES.strip())
     return _page(lines)
 
 
-def _paths(command: Any, path: str = "") -> Iterator[str]:
-    """The words of a command and of every command below it, depth first."""
-    yield path
+def flags_file(helps: dict[str, str]) -> str:
+    """The flags of commands that become another process, for the shell to complete."""
+    found = {
+        path: list(dict.fromkeys(["--help", *FLAG.findall(helps[f"coremesh {path}"].partition("\n\n")[0])]))
+        for path, command in _commands(COMMANDS)
+        if isinstance(command, PassesOn) and command.context_settings.get("help_option_names") == []
+    }
+    return json.dumps(found, indent=1) + "\n"
+
+
+def _commands(command: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """A command and every command below it with their words, depth first."""
+    yield path, command
     for name, one in getattr(command, "commands", {}).items():
-        yield from _paths(one, f"{path} {name}".strip())
+        yield from _commands(one, f"{path} {name}".strip())
 
 
 def _script() -> str:
@@ -355,13 +376,15 @@ def _page(lines: Iterable[str]) -> str:
 
 
 def pages(described: dict[str, Json]) -> dict[str, str]:
-    """Every generated page by file name."""
+    """Every generated page by file name, and what else is generated, from here."""
+    helps = command_helps()
     return {
         "settings.md": settings_page(),
-        "cli.md": cli_page(),
+        "cli.md": cli_page(helps),
         "metrics.md": metrics_page(described),
         "api.md": api_page(described),
         "options.md": options_page(),
+        FLAGS: flags_file(helps),
     }
 
 
@@ -382,7 +405,7 @@ def main() -> int:
             (given.openapi / f"{service}.json").write_text(json.dumps(one["openapi"]), encoding="utf-8")
     stale = False
     for name, text in pages(described).items():
-        file = given.out / name
+        file = given.out / (Path(name).name if given.out != HERE else name)
         if file.exists() and file.read_text(encoding="utf-8") == text:
             continue
         stale = True

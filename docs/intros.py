@@ -7,7 +7,7 @@ A value comes from a flag, else the environment, else the TOML file that `--conf
 default: `--redis.url URL`, `COREMESH_REDIS_URL`, `[redis] url`. Lists are JSON (`'["a", "b"]'`). `coremesh config`
 shows every value in force and where it came from, `coremesh config check` all that is wrong with them. A wrong one ends
 the service with exit code 2 and one sentence that names it. Options of the first validator are taken too:
-[options.md](options.md). Services ignore the sections of others, so that one file serves the whole mesh.
+[The original's options](options.md). Services ignore the sections of others, so that one file serves the whole mesh.
 """
 
 SERVICES = """
@@ -32,7 +32,7 @@ OpenAI's shape.
 **Who may call.** querier: bearers of one of `querier.api_keys`, everybody when there are none; `/forward` and the
 texts in `/history` with `querier.operator_token`, without one from the machine itself only. gating, reward, weights:
 bearers of `mesh.token`. The trainer's one endpoint is open. miner: requests signed with btauth/1
-([miner.md](miner.md)). More on keys, limits and priorities: [callers.md](callers.md).
+([For miners](miner.md)). More on keys, limits and priorities: [Callers and API keys](callers.md).
 
 The examples were recorded on a devnet; long lists and texts are cut. Ports are the defaults, `$TOKEN` is `mesh.token`.
 """

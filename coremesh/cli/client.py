@@ -9,6 +9,7 @@ from typing import Any, cast
 import httpx
 
 from coremesh.errors import CoremeshError, ServiceUnavailable
+from coremesh.mesh import why_silent
 from coremesh.settings import ALL_SECTIONS, MeshSettings, QuerierSettings, load
 
 
@@ -67,26 +68,25 @@ class Client:
         for name, url in self.urls.items():
             try:
                 answer = self._http.get(f"{url}/readyz", timeout=5.0).json()
-                services.append(
-                    {"name": name, "url": url, "ready": answer["ready"], "checks": answer["checks"]}
-                )
-            except (httpx.HTTPError, ValueError, KeyError) as error:
-                services.append(
-                    {"name": name, "url": url, "ready": False, "checks": {"http": type(error).__name__}}
-                )
+                found = {"ready": answer["ready"], "checks": answer["checks"]}
+                services.append({"name": name, "url": url, "answers": True, **found})
+            except httpx.HTTPError as error:
+                services.append(_silent(name, url, f"does not answer: {why_silent(error)}"))
+            except (ValueError, KeyError, TypeError):
+                services.append(_silent(name, url, "is not what answers there"))
         for service, path in (("gating", "/head"), ("trainer", "/training")):
             for row in services:
                 if row["name"] == service and row["ready"]:
                     row["leader"] = self._leader(service, path)
-        found: dict[str, Any] = {"services": services, "scores": None, "submission": None}
+        mesh: dict[str, Any] = {"services": services, "scores": None, "submission": None}
         try:
             scores = self.get("weights", "/scores")
-            found["scores"] = {key: scores[key] for key in ("rule", "events", "last_id", "version")}
+            mesh["scores"] = {key: scores[key] for key in ("rule", "events", "last_id", "version")}
             submissions = self.get("weights", "/submissions?count=1")["submissions"]
-            found["submission"] = submissions[0] if submissions else None
+            mesh["submission"] = submissions[0] if submissions else None
         except CoremeshError:
             pass  # said already by the service's own row
-        return found
+        return mesh
 
     def _leader(self, service: str, path: str) -> str | None:
         try:
@@ -104,7 +104,7 @@ class Client:
             answer = self._http.request(method, url, json=body, headers=headers, timeout=timeout_s)
         except httpx.HTTPError as error:
             raise ServiceUnavailable(
-                f"the {service} service does not answer at {self.urls[service]} ({type(error).__name__})",
+                f"the {service} service does not answer at {self.urls[service]}: {why_silent(error)}",
                 remedy="Is the mesh up? `make up` starts it on this machine.",
             ) from None
         try:
@@ -114,3 +114,7 @@ class Client:
         if answer.status_code >= 400:
             raise refused(content, answer.status_code)
         return content
+
+
+def _silent(name: str, url: str, why: str) -> dict[str, Any]:
+    return {"name": name, "url": url, "answers": False, "ready": False, "checks": {name: f"{name} {why}"}}

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from coremesh import tables
 from coremesh.cli import findings, show
+from coremesh.cli.completion import TakesSettings
 from coremesh.cli.keys import config_path
 from coremesh.cli.preflight import check_mesh
 from coremesh.cli.services import NAMES, SERVICES
@@ -43,7 +44,7 @@ Which = Annotated[
 ]
 
 
-@app.command("show", context_settings=PASS_ON)
+@app.command("show", cls=TakesSettings, context_settings=PASS_ON)
 def show_(context: typer.Context, config: Config = None, as_json: AsJson = False) -> None:
     """Every setting: its flag, environment variable, value and where that came from; secrets are hidden.
 
@@ -52,7 +53,7 @@ def show_(context: typer.Context, config: Config = None, as_json: AsJson = False
     show.settings(load(ALL_SECTIONS, _words(context, config)).loaded, as_json)
 
 
-@app.command(context_settings=PASS_ON)
+@app.command(cls=TakesSettings, context_settings=PASS_ON)
 def check(
     context: typer.Context, service: Which = None, config: Config = None, as_json: AsJson = False
 ) -> None:

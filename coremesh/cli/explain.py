@@ -8,6 +8,7 @@ from typing import Any
 from coremesh import tables
 from coremesh.cli import show
 from coremesh.cli.client import Client
+from coremesh.progress import waiting
 
 WAIT_S = 120.0
 COLUMNS: tuple[str, ...] = ("time", "event", "reward", "asked", "share", "before", "after", "note")
@@ -19,7 +20,8 @@ NUMERIC = ("time", "reward", "asked", "share", "before", "after")
 def explain(client: Client, uid: int, events: int, *, sign: bool, as_json: bool) -> None:
     """Ask the weights service and show its answer. Raises ServiceUnavailable or Refused."""
     flag = "&sign=true" if sign else ""
-    found = client.get("weights", f"/explain/{uid}?events={events}{flag}", timeout_s=WAIT_S)
+    with waiting("folding the history"):
+        found = client.get("weights", f"/explain/{uid}?events={events}{flag}", timeout_s=WAIT_S)
     if as_json:
         show.as_json(found)
         return

@@ -12,6 +12,7 @@ import typer
 from coremesh import __version__
 from coremesh.cli import config, errors, keys, records, show
 from coremesh.cli.client import Client
+from coremesh.cli.completion import PassesOn, TakesSettings
 from coremesh.cli.doctor.command import PASS_ON as TAKES_SETTINGS
 from coremesh.cli.doctor.command import doctor
 from coremesh.cli.keys import config_path as _config
@@ -46,10 +47,11 @@ def up(
         ".devnet"
     ),
     port: Annotated[
-        int, typer.Option(help="port of the querier; the other services take the next four")
+        int,
+        typer.Option(help="port of the querier; the other services take the next four", min=1, max=65531),
     ] = 8080,
-    chain_port: Annotated[int, typer.Option(help="port of the embedded chain")] = 9944,
-    redis_port: Annotated[int, typer.Option(help="port of the mesh's own Redis")] = 6390,
+    chain_port: Annotated[int, typer.Option(help="port of the embedded chain", min=1, max=65535)] = 9944,
+    redis_port: Annotated[int, typer.Option(help="port of the mesh's own Redis", min=1, max=65535)] = 6390,
     block_time: Annotated[float, typer.Option(help="seconds a block", min=0.05, max=60)] = 0.25,
     tempo: Annotated[int, typer.Option(help="blocks an epoch", min=5, max=10_000)] = 60,
     rate_limit: Annotated[int, typer.Option(help="blocks between two settings of weights", min=0)] = 20,
@@ -113,18 +115,18 @@ def weights(config: Config = None, as_json: AsJson = False) -> None:
         show.weights(client.get("weights", "/weights"), as_json)
 
 
-app.command(context_settings=TAKES_SETTINGS)(doctor)
+app.command(cls=TakesSettings, context_settings=TAKES_SETTINGS)(doctor)
 
 PASS_ON: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
-@app.command(context_settings=PASS_ON)
+@app.command(cls=PassesOn, context_settings=PASS_ON)
 def miner(context: typer.Context) -> None:
     """Run the reference miner (`coremesh miner --help` for its options)."""
     _become("miner", context.args)
 
 
-@app.command(context_settings=PASS_ON)
+@app.command(cls=TakesSettings, context_settings=PASS_ON)
 def replay(context: typer.Context) -> None:
     """Recompute scores and weights from the history and compare them with what is held and was set."""
     words = list(context.args)
@@ -137,7 +139,7 @@ gating = typer.Typer(help="Learning whom to ask.", no_args_is_help=True)
 app.add_typer(gating, name="gating")
 
 
-@gating.command(context_settings=PASS_ON)
+@gating.command(cls=TakesSettings, context_settings=PASS_ON)
 def evaluate(context: typer.Context) -> None:
     """Replay recorded events through several rules (`coremesh gating evaluate --help` for its options)."""
     words = list(context.args)
@@ -150,7 +152,7 @@ reward = typer.Typer(help="What completions are worth.", no_args_is_help=True)
 app.add_typer(reward, name="reward")
 
 
-@reward.command(context_settings=PASS_ON)
+@reward.command(cls=TakesSettings, context_settings=PASS_ON)
 def compare(context: typer.Context) -> None:
     """Compare a shadow stack with the one that counts (`coremesh reward compare --help` for its options)."""
     words = list(context.args)

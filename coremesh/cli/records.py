@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from coremesh.cli.client import Client
+from coremesh.cli.completion import PassesOn, TakesSettings
 from coremesh.cli.explain import explain as ask_and_show
 from coremesh.cli.history import tail as print_tail
 from coremesh.cli.keys import config_path
@@ -51,12 +52,12 @@ def register(app: typer.Typer, become: Callable[[str, list[str]], None]) -> None
         with Client(config_path(config)) as client:
             ask_and_show(client, uid, events, sign=sign, as_json=as_json)
 
-    @app.command(context_settings=PASS_ON)
+    @app.command(cls=PassesOn, context_settings=PASS_ON)
     def verify(context: typer.Context) -> None:
         """Check a saved explanation: signature, shares, score steps (`coremesh verify --help` for its options)."""
         become(MODULE, ["verify", *context.args])
 
-    @app.command(context_settings=PASS_ON)
+    @app.command(cls=TakesSettings, context_settings=PASS_ON)
     def backtest(context: typer.Context) -> None:
         """Fold the history through several rules side by side (`coremesh backtest --help` for its options)."""
         become(MODULE, ["backtest", *_with_config(list(context.args))])
@@ -76,7 +77,7 @@ def register(app: typer.Typer, become: Callable[[str, list[str]], None]) -> None
         """The newest events, oldest first."""
         print_tail(config_path(config), count, follow=follow, as_json=as_json)
 
-    @history.command(context_settings=PASS_ON)
+    @history.command(cls=TakesSettings, context_settings=PASS_ON)
     def export(context: typer.Context) -> None:
         """Write events as Parquet (`coremesh history export --help` for its options)."""
         become(MODULE, ["export", *_with_config(list(context.args))])

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from coremesh import tables
 from coremesh.settings import Loaded
+from coremesh.text import problem
 
 _PASSWORD = re.compile(r"://[^/@\s]*@")
 
@@ -52,11 +53,13 @@ def status(found: dict[str, Any], as_json: bool) -> None:
     console = tables.console()
     table = tables.table("services", "service", "ready", "address", "note")
     for service in found["services"]:
-        wrong = "; ".join(f"{name}: {said}" for name, said in service["checks"].items() if said != "ok")
+        wrong = "; ".join(problem(name, said) for name, said in service["checks"].items() if said != "ok")
         ready = Text("yes", style="green") if service["ready"] else Text("NO", style="bold red")
         note = wrong or (f"led by {_process(service['leader'])}" if service.get("leader") else "")
         table.add_row(service["name"], ready, service["url"], plain(note))
     console.print(table)
+    if not any(service["answers"] for service in found["services"]):
+        console.print("Nothing of the mesh answers. `make up` starts it on this machine.", highlight=False)
     if found["scores"]:
         console.print(
             f"events folded  {found['scores']['events']:,} ({found['scores']['rule']})", highlight=False

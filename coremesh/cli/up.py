@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 import tomllib
 
 import httpx
 from rich.console import Console
 
 from coremesh.errors import CoremeshError
+from coremesh.supervisor.claim import Claim
 from coremesh.supervisor.jsonlines import JsonLines
 from coremesh.supervisor.plans import Options, plans
 from coremesh.supervisor.supervisor import StartFailed, Supervisor
@@ -18,11 +20,14 @@ from coremesh.supervisor.view import Facts, View
 
 def up(options: Options, as_json: bool = False) -> int:
     """Run the mesh on the devnet until Ctrl-C or SIGTERM. Gives the exit code. Raises BadSetting."""
-    return asyncio.run(_up(options, as_json))
+    with Claim(options.directory, lambda said: print(f"coremesh: {said}", file=sys.stderr)) as claim:
+        return asyncio.run(_up(options, as_json, claim))
 
 
-async def _up(options: Options, as_json: bool) -> int:
-    supervisor = Supervisor(plans(options), options.directory / "logs", lambda: view.refresh())
+async def _up(options: Options, as_json: bool, claim: Claim) -> int:
+    supervisor = Supervisor(
+        plans(options), options.directory / "logs", lambda: view.refresh(), inherits=(claim.fd,)
+    )
     supervisor.check_ports()
     token: str = tomllib.loads(options.config.read_text())["mesh"]["token"]
     facts = Facts(options, token)

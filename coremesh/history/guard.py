@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import re
 from collections.abc import Callable
 from functools import wraps
 from types import CoroutineType
@@ -14,8 +16,17 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from coremesh.errors import HistoryUnavailable, LeaseLost
 
+_REFUSED = re.compile(rf"Error {errno.ECONNREFUSED} connecting to (\S+)\.(?: |$)")
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def why_silent(error: Exception) -> str:
+    """Why Redis did not answer, in plain words where the client's are of its own."""
+    text = str(error)
+    if found := _REFUSED.match(text):
+        return f"nobody listens at {found[1]}"
+    return text or type(error).__name__
 
 
 def guarded(method: Callable[P, CoroutineType[Any, Any, T]]) -> Callable[P, CoroutineType[Any, Any, T]]:
@@ -39,7 +50,7 @@ def guarded(method: Callable[P, CoroutineType[Any, Any, T]]) -> Callable[P, Coro
                 raise LeaseLost("another leader has taken over this role") from None
             raise HistoryUnavailable(f"Redis refused a command: {error}") from error
         except (TimeoutError, RedisConnectionError, RedisTimeoutError, OSError) as error:
-            raise HistoryUnavailable(f"Redis does not answer: {error or type(error).__name__}") from error
+            raise HistoryUnavailable(f"Redis does not answer: {why_silent(error)}") from error
         except (RedisError, RedisClusterException) as error:
             raise HistoryUnavailable(f"Redis failed: {error}") from error
 

@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 
 from coremesh.errors import HistoryUnavailable
 from coremesh.history.connect import blocking_clients
+from coremesh.history.guard import why_silent
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ def probe(url: str, timeout: timedelta) -> RedisFacts:
             with client:
                 return _facts(client)
         except (RedisError, OSError) as error:
-            problem = str(error) or type(error).__name__
+            problem = why_silent(error)
     raise HistoryUnavailable(f"Redis does not answer: {problem}")
 
 

@@ -81,9 +81,10 @@ OPTIONS: tuple[Option, ...] = (
     _gone("neuron.reward_model_name", f"model of a function: {_STACK}"),
     _gone("neuron.reward_path", f"models are found by path or hub name: {_STACK}"),
     _gone("neuron.reward_shift", f"shift of a function: {_STACK}"),
-    _gone(
+    _is(
         "neuron.length_timeout_multiplier",
-        "timeouts do not grow with the prompt: querier.inference_timeout_s, trainer.timeout_s",
+        *("querier.timeout_per_char_s", "trainer.timeout_per_char_s"),
+        why="0 is the default here: the original declared 0.01, and had ceased to use it",
     ),
     _is("neuron.inference_topk", "querier.inference_topk"),
     _is("neuron.training_topk", "trainer.topk"),

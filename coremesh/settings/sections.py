@@ -267,6 +267,13 @@ class QuerierSettings(Section):
     inference_timeout_s: float = Field(
         10.0, gt=0, le=120, description="seconds that miners get for a user's prompt"
     )
+    timeout_per_char_s: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="seconds more for each character of a user's prompt, system messages apart, up to "
+        "querier.max_timeout_s; a caller's own timeout stays as it is",
+    )
     max_timeout_s: float = Field(60.0, gt=0, le=600, description="longest timeout that a caller may ask for")
     max_messages: int = Field(64, ge=1, le=1024, description="messages in one prompt")
     max_prompt_chars: int = Field(32_000, ge=100, le=1_000_000, description="characters in one prompt")
@@ -411,6 +418,12 @@ class TrainerSettings(Section):
     timeout_s: float = Field(4.0, gt=0, le=120, description="seconds that miners get for an answer")
     question_timeout_s: float = Field(
         12.0, gt=0, le=120, description="seconds that miners get for a question"
+    )
+    timeout_per_char_s: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="seconds more for each character of what is asked, system messages apart, up to 120 in all",
     )
     random_sample: bool = Field(True, description="draw the miners of a training step at random")
     question_random_sample: bool = Field(False, description="draw the miners of a question step at random")

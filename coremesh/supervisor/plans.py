@@ -142,6 +142,7 @@ def plans(options: Options) -> list[Plan]:
             ),
             ready=f"http://{_reachable(options.host)}:{port}/readyz",
             port=port,
+            port_flag="--port",
             environment=shared,
             nice=NICE.get(name, 0),
         )
@@ -160,6 +161,7 @@ def plans(options: Options) -> list[Plan]:
                 ),
                 ready=f"tcp://127.0.0.1:{options.redis_port}",
                 port=options.redis_port,
+                port_flag="--redis-port",
             )
         )
     _ = redis_url
@@ -175,6 +177,7 @@ def plans(options: Options) -> list[Plan]:
             ),
             ready=f"tcp://127.0.0.1:{options.chain_port}",
             port=options.chain_port,
+            port_flag="--chain-port",
             environment=shared,
         ),
         Plan(

@@ -28,6 +28,8 @@ class Plan:
     command: tuple[str, ...]
     ready: str
     port: int = 0
+    port_flag: str = ""
+    """The flag of ``coremesh up`` that names another port."""
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
     nice: int = 0
     """How much it steps back for the others when they share few cores; 0 to 19."""
@@ -39,12 +41,14 @@ class Supervised:
 
     Not in a session of its own: Linux gives sessions equal shares of the machine, and ``nice`` would mean nothing.
 
-    Its output goes to a log file. It dies with the supervisor, even when that is killed (Linux).
+    Its output goes to a log file, it inherits the descriptors ``inherits``, and it dies with the supervisor, even when
+    that is killed (Linux).
     """
 
-    def __init__(self, plan: Plan, log: Path) -> None:
+    def __init__(self, plan: Plan, log: Path, inherits: tuple[int, ...] = ()) -> None:
         self.plan = plan
         self.log = log
+        self._inherits = inherits
         self.process: asyncio.subprocess.Process | None = None
         self.ready = False
         self.exited: int | None = None
@@ -74,6 +78,7 @@ class Supervised:
                 stderr=output,
                 env={**os.environ, **self.plan.environment},
                 process_group=0,
+                pass_fds=self._inherits,
                 preexec_fn=partial(_in_child, self.plan.nice),
             )
         self.started_at = time.monotonic()

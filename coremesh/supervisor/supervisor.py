@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,8 +10,10 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from coremesh.errors import BadSetting, CoremeshError
+from coremesh.errors import CoremeshError
+from coremesh.supervisor.ports import answers, check_ports
 from coremesh.supervisor.process import EXIT_BAD_SETTING, Plan, Supervised
+from coremesh.text import problem
 
 START_TIMEOUT_S = 150.0
 LOOK_EVERY_S = 0.25
@@ -31,13 +32,17 @@ class StartFailed(CoremeshError):
 class Supervisor:
     """Runs plans in order: the next starts when those it needs are ready. Restarts what dies.
 
-    ``on_change`` is called whenever a process changes its state.
+    ``on_change`` is called whenever a process changes its state; every process inherits the descriptors ``inherits``.
     """
 
     def __init__(
-        self, plans: Sequence[Plan], logs: Path, on_change: Callable[[], None] = lambda: None
+        self,
+        plans: Sequence[Plan],
+        logs: Path,
+        on_change: Callable[[], None] = lambda: None,
+        inherits: tuple[int, ...] = (),
     ) -> None:
-        self.processes = [Supervised(plan, logs / f"{plan.name}.log") for plan in plans]
+        self.processes = [Supervised(plan, logs / f"{plan.name}.log", inherits) for plan in plans]
         self._on_change = on_change
         self._client: httpx.AsyncClient | None = None
         self._stopping = False
@@ -45,14 +50,8 @@ class Supervisor:
         self.all_ready_s: float | None = None
 
     def check_ports(self) -> None:
-        """Raise BadSetting, naming the process and its port, when one is taken already."""
-        for supervised in self.processes:
-            port = supervised.plan.port
-            if port and _taken(port):
-                raise BadSetting(
-                    f"port {port}, which {supervised.plan.name} needs, is taken",
-                    remedy="Stop what listens there (another `coremesh up`?), or choose others: coremesh up --help.",
-                )
+        """Raise BadSetting, naming every process whose port cannot be had, and the flags that name others."""
+        check_ports([supervised.plan for supervised in self.processes])
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run everything until ``stop`` is set, then stop everything. Raises StartFailed."""
@@ -137,14 +136,14 @@ class Supervisor:
             return (" ready" in words or supervised.ready), words
         if address.startswith("tcp://"):
             port = urlsplit(address).port or 0
-            return await asyncio.to_thread(_taken, port), ""
+            return await asyncio.to_thread(answers, port), ""
         assert self._client is not None
         try:
             answer = await self._client.get(address)
             checks: dict[str, str] = answer.json()["checks"]
         except (httpx.HTTPError, ValueError, KeyError):
             return False, "starting"
-        wrong = "; ".join(f"{name}: {said}" for name, said in checks.items() if said != "ok")
+        wrong = "; ".join(problem(name, said) for name, said in checks.items() if said != "ok")
         return answer.status_code == 200, wrong
 
     async def _stop_all(self) -> None:
@@ -167,12 +166,6 @@ def _stages(processes: Sequence[Supervised]) -> list[list[Supervised]]:
     named = {name for names in STAGES for name in names}
     found.append([p for p in processes if p.plan.name not in named])
     return [stage for stage in found if stage]
-
-
-def _taken(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(0.5)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _named(code: int) -> str:

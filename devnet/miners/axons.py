@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import bittensor as bt
@@ -34,23 +34,34 @@ class Axon:
         return Endpoint(self.host, self.port)
 
 
-async def publish(network: str, netuid: int, axons: Sequence[Axon], *, deadline_s: float) -> int:
+async def publish(
+    network: str,
+    netuid: int,
+    axons: Sequence[Axon],
+    *,
+    deadline_s: float,
+    on_gone: Callable[[Axon], None] = lambda _axon: None,
+) -> int:
     """Publish those of ``axons`` that the chain does not show so already; how many that were.
 
-    Tries again until ``deadline_s`` seconds have passed. Returns when a read of the chain shows all of them. Raises
-    ChainUnavailable when the chain did not answer, NotPublished when it did.
+    Tries again until ``deadline_s`` seconds have passed. Returns when a read of the chain shows all of them. One whose
+    hotkey has lost its uid, while others have theirs, is left out: ``on_gone`` is told. Raises ChainUnavailable when
+    the chain did not answer, NotPublished when it did.
     """
     deadline = time.monotonic() + deadline_s
     published: set[str] = set()
+    gone: dict[str, Axon] = {}
     problem: CoremeshError = ChainUnavailable(f"the chain at {network} does not answer")
     while True:
         try:
             async with asyncio.timeout(max(0.1, deadline - time.monotonic())):
                 async with bt.Client(network, fallback_endpoints=[], archive_endpoints=[]) as client:
-                    while missing := await _missing(client, netuid, axons):
+                    while missing := await _missing(client, netuid, axons, gone):
                         problem = await _serve(client, netuid, missing, published) or problem
                         if time.monotonic() + PAUSE_S > deadline:
                             raise problem
+                    for axon in gone.values():
+                        on_gone(axon)
                     return len(published)
         except (bt.BittensorError, OSError, TimeoutError) as error:
             if isinstance(error, OSError | bt.RpcConnectionError) and not isinstance(problem, NotPublished):
@@ -60,10 +71,22 @@ async def publish(network: str, netuid: int, axons: Sequence[Axon], *, deadline_
         await asyncio.sleep(PAUSE_S)
 
 
-async def _missing(client: bt.Client, netuid: int, axons: Sequence[Axon]) -> list[Axon]:
+async def _missing(
+    client: bt.Client, netuid: int, axons: Sequence[Axon], gone: dict[str, Axon]
+) -> list[Axon]:
+    """Those that the chain does not show as they are; ``gone`` becomes those that have no uid any more."""
     async with asyncio.timeout(CALL_TIMEOUT_S):
         shown = shown_axons(await neurons(client, netuid))
-    return [axon for axon in axons if shown.get(axon.keypair.ss58_address) != axon.endpoint.stored]
+    without = {axon.keypair.ss58_address: axon for axon in axons if axon.keypair.ss58_address not in shown}
+    gone.clear()
+    if len(without) < len(axons):  # where nobody is registered something else is wrong
+        gone.update(without)
+    return [
+        axon
+        for axon in axons
+        if axon.keypair.ss58_address not in gone
+        and shown.get(axon.keypair.ss58_address) != axon.endpoint.stored
+    ]
 
 
 async def _serve(

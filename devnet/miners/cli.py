@@ -75,8 +75,15 @@ async def run(options: Options) -> int:
 
 async def _publish(options: Options, axons: list[Axon], listening: int) -> None:
     if options.serve:
-        await publish(options.network, options.netuid, axons, deadline_s=options.chain_deadline_s)
+        await publish(
+            options.network, options.netuid, axons, deadline_s=options.chain_deadline_s, on_gone=_left_out
+        )
     print(f"miners ready: {listening} serving", flush=True)
+
+
+def _left_out(axon: Axon) -> None:
+    said = f"miners: {axon.keypair.ss58_address} has no uid any more (`devnet replace`): nobody asks it"
+    print(said, file=sys.stderr, flush=True)
 
 
 def _options(argv: Sequence[str]) -> Options:

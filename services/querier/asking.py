@@ -15,7 +15,10 @@ from services.querier.metrics import TRAINER_STEPS
 from services.querier.pacing import Pace, Window
 from services.querier.prompts import Prompts
 from services.querier.query import Answer, Query
+from services.querier.timeouts import timeout_s
 
+MOST_TIMEOUT_S = 120.0
+"""Longest that miners get, however long the prompt: no setting allows more."""
 log = structlog.get_logger(__name__)
 
 
@@ -86,7 +89,12 @@ class Asker:
                 messages=messages,
                 kind=step,
                 topk=self._topk,
-                timeout_s=settings.question_timeout_s if asks_question else settings.timeout_s,
+                timeout_s=timeout_s(
+                    settings.question_timeout_s if asks_question else settings.timeout_s,
+                    settings.timeout_per_char_s,
+                    messages,
+                    most_s=MOST_TIMEOUT_S,
+                ),
                 sample=settings.question_random_sample if asks_question else settings.random_sample,
                 exclude=frozenset(exclude),
                 train_gating=True,

@@ -19,15 +19,17 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
 from coremesh.contracts import InferenceRequest
-from coremesh.errors import BadRequest, NotFound, plainly
+from coremesh.errors import NotFound, plainly
 from coremesh.metagraph import Neuron
-from services.querier import openai_stream
+from services.querier import openai_parameters, openai_stream
 from services.querier.access import Access, hung_up
 from services.querier.caller import Caller
+from services.querier.choose import TopK
 from services.querier.forwarder import Forwarder, begun_or_answered
 from services.querier.limits import Limits
 from services.querier.openai_errors import answer_in_openai_shape
-from services.querier.openai_models import MODEL, ChatRequest
+from services.querier.openai_models import MODEL, ChatRequest, Wishes
+from services.querier.openai_parameters import BadParameter
 from services.querier.openai_stream import Choice, usage
 from services.querier.query import Answer
 from services.querier.slots import Slots
@@ -35,10 +37,11 @@ from services.querier.slots import Slots
 _STARTED = int(time.time())
 
 
-class BadChatRequest(BadRequest):
-    """The body is no chat request."""
+class NoModel(NotFound):
+    """A model that is not the network."""
 
-    code = "invalid_request"
+    code = "model_not_found"
+    param = "model"
 
 
 def install(app: FastAPI, *, access: Access, slots: Slots, limits: Limits, forwarder: Forwarder) -> None:
@@ -58,7 +61,7 @@ def install(app: FastAPI, *, access: Access, slots: Slots, limits: Limits, forwa
     )
     async def completions(request: Request, caller: Caller = Depends(access.asker)) -> Response:
         chat = _parse(await request.body())
-        query = limits.inference(_inference(chat), caller)
+        query = limits.inference(_inference(chat, limits), caller)
         if chat.stream and (chat.n or 1) == 1 and chat.coremesh.use_reward_model is not True:
             # The first in gating order is heard as it speaks; the others are still asked, scored and recorded.
             query = replace(query, live=True)
@@ -102,27 +105,42 @@ def _parse(body: bytes) -> ChatRequest:
         detail = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in detail["loc"])
         said = plainly(detail["msg"])
-        raise BadChatRequest(f"{where}: {said}" if where else said) from None
+        raise BadParameter(f"{where}: {said}" if where else said, param=where or None) from None
+    openai_parameters.check(chat.beside, frozenset(Wishes.model_fields))
     _check_model(chat.model)
     return chat
 
 
 def _check_model(name: str) -> None:
     if name != MODEL:
-        raise NotFound(f"there is no model {name[:80]!r}", remedy=f"Use the model {MODEL!r}.")
+        raise NoModel(f"there is no model {name[:80]!r}", remedy=f"Use the model {MODEL!r}.")
 
 
-def _inference(chat: ChatRequest) -> InferenceRequest:
-    wishes = chat.coremesh
+def _inference(chat: ChatRequest, limits: Limits) -> InferenceRequest:
+    wishes, choices = chat.coremesh, chat.n or 1
     return InferenceRequest(
         messages=tuple(turn.message(at) for at, turn in enumerate(chat.messages)),
         timeout=wishes.timeout,
-        top_k=wishes.top_k,
+        top_k=wishes.top_k if choices == 1 else _enough(choices, wishes.top_k, limits),
         use_reward_model=wishes.use_reward_model,
         wait_for=wishes.wait_for,
         private=wishes.private,
-        return_all=(chat.n or 1) > 1,
+        return_all=choices > 1,
     )
+
+
+def _enough(choices: int, asked: TopK, limits: Limits) -> TopK:
+    """How many miners to ask for so many completions: each gives one."""
+    if isinstance(asked, int):
+        if asked < choices:
+            remedy = "Leave coremesh.top_k out, or ask for fewer."
+            raise BadParameter(
+                f"n is {choices} and coremesh.top_k {asked}: a miner gives one", param="n", remedy=remedy
+            )
+        return asked
+    if choices > (most := limits.most_miners):
+        raise BadParameter(f"n is {choices} and the network has {most} uids: a miner gives one", param="n")
+    return int(min(max(choices, limits.usual_topk), most))
 
 
 def _headers(neuron: Neuron, event_id: str) -> dict[str, str]:

@@ -12,6 +12,7 @@ from services.querier.caller import Caller
 from services.querier.choose import TopK
 from services.querier.query import Query
 from services.querier.snapshot import SnapshotFollower
+from services.querier.timeouts import timeout_s
 
 FORWARD_REWARD_TIMEOUT_S = 60.0
 """Operators wait for rewards rather than have a forward unscored."""
@@ -36,11 +37,12 @@ class Limits:
         if request.wait_for is not None and topk != "auto" and request.wait_for > topk:
             raise BadRequest(f"wait_for is {request.wait_for} and only {topk} miners are asked")
         by_reward = True if request.use_reward_model is None else request.use_reward_model
+        messages = self.messages(request.messages)
         return Query(
-            messages=self.messages(request.messages),
+            messages=messages,
             kind="inference",
             topk=topk,
-            timeout_s=self.timeout(request.timeout, settings.inference_timeout_s),
+            timeout_s=self.timeout(request.timeout, messages),
             wait_for=request.wait_for,
             by_reward=by_reward,
             every=request.return_all,
@@ -51,6 +53,16 @@ class Limits:
             must_filter=settings.filter_when_away == "refuse",
             reward_timeout_s=settings.reward_timeout_s,
         )
+
+    @property
+    def usual_topk(self) -> int:
+        """Miners asked when the caller does not say."""
+        return self._settings.inference_topk
+
+    @property
+    def most_miners(self) -> float:
+        """How many there are at most; without bound before anything is known of the network."""
+        return self._snapshot.current.size if self._snapshot.current else math.inf
 
     def axon(self, request: ForwardRequest, caller: Caller) -> Query:
         """The query for what another neuron asks our axon: as a user's."""
@@ -64,11 +76,12 @@ class Limits:
         topk: TopK = None if request.topk == -1 else request.topk
         if topk is not None and isinstance(topk, int) and topk < 1:
             raise BadRequest(f"topk is {topk}; it takes a number of miners, or -1 for all")
+        messages = self.messages(_turns(request))
         return Query(
-            messages=self.messages(_turns(request)),
+            messages=messages,
             kind=request.kind,
             topk=topk,
-            timeout_s=self.timeout(request.timeout, self._settings.inference_timeout_s),
+            timeout_s=self.timeout(request.timeout, messages),
             sample=request.random_sample_uids,
             train_gating=request.train_gating_model,
             train_network=request.train_network,
@@ -98,11 +111,12 @@ class Limits:
             raise BadMessages("there is no message of a user")
         return tuple(messages)
 
-    def timeout(self, asked: float | None, default: float) -> float:
-        """``asked`` seconds when miners may have so many."""
+    def timeout(self, asked: float | None, messages: Sequence[ChatMessage]) -> float:
+        """``asked`` seconds when miners may have so many; the usual ones for these messages when none are asked for."""
+        settings = self._settings
+        most = settings.max_timeout_s
         if asked is None:
-            return default
-        most = self._settings.max_timeout_s
+            return timeout_s(settings.inference_timeout_s, settings.timeout_per_char_s, messages, most_s=most)
         if not math.isfinite(asked) or asked <= 0 or asked > most:
             raise BadRequest(f"timeout is {asked!r}; it takes seconds, more than 0 and at most {most:g}")
         return asked

@@ -14,6 +14,23 @@ from coremesh.service.app import error_response
 
 Handler = Callable[[Request, Exception], Awaitable[Response]]
 
+
+class NoEndpoint(NotFound):
+    """Another part of OpenAI's API."""
+
+    default_remedy = (
+        "POST /v1/chat/completions, GET /v1/models and GET /v1/models/coremesh are what there is."
+    )
+
+
+class WrongMethod(BadRequest):
+    """A path that there is, with a method that it does not take."""
+
+    code = "method_not_allowed"
+    status = 405
+    default_remedy = "/v1/chat/completions takes POST, /v1/models GET."
+
+
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -24,7 +41,7 @@ def openai_body(error: CoremeshError) -> dict[str, Any]:
         "error": {
             "message": f"{error.message}. {error.remedy}",
             "type": kind,
-            "param": "messages" if error.code == "bad_messages" else None,
+            "param": "messages" if error.code == "bad_messages" else getattr(error, "param", None),
             "code": error.code,
         }
     }
@@ -47,20 +64,26 @@ def answer_in_openai_shape(app: FastAPI, *, prefix: str) -> None:
 def _either(other: Handler, prefix: str) -> Handler:
     async def handle(request: Request, error: Exception) -> Response:
         answer = await other(request, error)  # it logs, too
-        if not request.url.path.startswith(prefix):
+        if not f"{request.url.path}/".startswith(prefix):
             return answer
         if not isinstance(error, CoremeshError):
-            error = _as_ours(error)
-        return openai_error(error)
+            error = _as_ours(request, error)
+        told = openai_error(error)
+        if "allow" in answer.headers:
+            told.headers["allow"] = answer.headers["allow"]
+        return told
 
     return handle
 
 
-def _as_ours(error: Exception) -> CoremeshError:
+def _as_ours(request: Request, error: Exception) -> CoremeshError:
     if not isinstance(error, HTTPException):
         return CoremeshError("something unexpected went wrong here")
+    what = f"{request.method} {request.url.path[:200]}"
     if error.status_code == 404:
-        return NotFound("there is no such endpoint")
+        return NoEndpoint(f"there is no {what}")
+    if error.status_code == 405:
+        return WrongMethod(f"{what} is not allowed")
     if error.status_code == 413:
         return TooLong(str(error.detail))
     return BadRequest(str(error.detail))

@@ -1,8 +1,11 @@
-"""The shapes of OpenAI's chat API, as far as miners can serve them. Unknown fields are tolerated."""
+"""The shapes of OpenAI's chat API, as far as miners can serve them.
+
+What else the body holds is kept for openai_parameters.py to judge; unknown fields inside of a message are tolerated.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -73,7 +76,9 @@ Stop = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class ChatRequest(_Tolerant):
-    """``POST /v1/chat/completions``."""
+    """``POST /v1/chat/completions``. docs/developers.md says what becomes of OpenAI's other parameters."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
 
     model: str = MODEL
     messages: tuple[Turn, ...] = Field(min_length=1, max_length=1024)
@@ -84,6 +89,11 @@ class ChatRequest(_Tolerant):
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     coremesh: Wishes = Wishes()
+
+    @property
+    def beside(self) -> dict[str, Any]:
+        """Fields that are none of the above."""
+        return self.model_extra or {}
 
     @property
     def stops(self) -> tuple[str, ...]:

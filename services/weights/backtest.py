@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from coremesh.events import Event, ForwardEvent, MetagraphEvent
+from coremesh.progress import progress
 from coremesh.types import ORIGIN
 from services.weights import scores
 from services.weights.compute import Limits, compute_weights
@@ -78,20 +79,22 @@ async def backtest(
     means = _Means()
     epochs: list[int] = []
     entries, epoch = 0, -1
-    async for page in pages(history, trimmed, until):
-        entries += len(page)
-        run: list[Event] = []
-        for entry in page:
-            event = entry.event
-            here = event.block // epoch_blocks
-            if here > epoch >= 0:
-                _fold(tracks, means, run)
-                run = []
-                if all(track.close() for track in tracks.values()):
-                    epochs.append(epoch * epoch_blocks)
-            epoch = max(epoch, here)
-            run.append(event)
-        _fold(tracks, means, run)
+    with progress("backtesting", await history.length()) as advance:
+        async for page in pages(history, trimmed, until):
+            entries += len(page)
+            run: list[Event] = []
+            for entry in page:
+                event = entry.event
+                here = event.block // epoch_blocks
+                if here > epoch >= 0:
+                    _fold(tracks, means, run)
+                    run = []
+                    if all(track.close() for track in tracks.values()):
+                        epochs.append(epoch * epoch_blocks)
+                epoch = max(epoch, here)
+                run.append(event)
+            _fold(tracks, means, run)
+            advance(len(page))
     held = checkpoint.state if checkpoint and trimmed == ORIGIN else None
     ranked = {name: track.ranked(name, means) for name, track in tracks.items()}
     for name, track in tracks.items():

@@ -12,6 +12,7 @@ from coremesh.command import Parser, say
 from coremesh.contracts import Explanation, SignedExplanation
 from coremesh.errors import BadSetting, BadWallet, CoremeshError, HistoryUnavailable, Unavailable
 from coremesh.history import History
+from coremesh.progress import waiting
 from coremesh.settings import (
     ALL_SECTIONS,
     ChainSettings,
@@ -85,15 +86,16 @@ async def _run(given: argparse.Namespace, words: list[str]) -> SignedExplanation
             raise HistoryUnavailable(
                 "the scores to explain are in Redis, which knows nothing of this archive"
             )
-        found = await explain_checkpoint(
-            source.history,
-            source.store,
-            given.uid,
-            given.events,
-            netuid=settings[ChainSettings].netuid,
-            no_history=settings[WeightsSettings].no_history,
-            validator=keypair.ss58_address if keypair else "",
-        )
+        with waiting("folding the history"):
+            found = await explain_checkpoint(
+                source.history,
+                source.store,
+                given.uid,
+                given.events,
+                netuid=settings[ChainSettings].netuid,
+                no_history=settings[WeightsSettings].no_history,
+                validator=keypair.ss58_address if keypair else "",
+            )
     return sign(found, keypair) if keypair else SignedExplanation(explanation=found)
 
 

@@ -126,6 +126,8 @@ def ports(patient: Patient) -> Iterator[Finding]:
     if HttpSettings not in patient.settings:
         return
     http = patient.settings[HttpSettings]
+    free: list[tuple[str, int]] = []
+    running = False
     for service in patient.services:
         port = http.port or _by_address(patient, service.name) or service.port
         try:
@@ -134,6 +136,7 @@ def ports(patient: Patient) -> Iterator[Finding]:
                 probe.bind((http.host, port))
         except OSError as error:
             if _is_ours(http.host, port):
+                running = True
                 yield ok("port", f"port {port}", f"a service of coremesh listens on {http.host}:{port}")
             else:
                 message = f"{service.name} cannot listen on {http.host}:{port}: {error.strerror}"
@@ -141,7 +144,16 @@ def ports(patient: Patient) -> Iterator[Finding]:
                 level = fail if patient.configured or patient.asked else warn
                 yield level("port", f"port {port}", message, remedy)
         else:
-            yield ok("port", f"port {port}", f"{service.name}'s port {http.host}:{port} is free")
+            free.append((service.name, port))
+    for name, port in free:
+        if running and _by_address(patient, name) is not None:
+            # The others are told to find it here.
+            message = f"nothing listens on {http.host}:{port}: {name} does not run, and others of the mesh do"
+            yield warn(
+                "not_running", f"port {port}", message, "Start it, or look into its log for why it ended."
+            )
+        else:
+            yield ok("port", f"port {port}", f"{http.host}:{port} is free for {name}")
 
 
 def _by_address(patient: Patient, name: str) -> int | None:

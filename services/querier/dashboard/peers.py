@@ -23,6 +23,7 @@ from coremesh.contracts import (
 from coremesh.errors import ServiceUnavailable
 from coremesh.mesh import Mesh, Peer
 from coremesh.settings import MeshSettings
+from coremesh.text import problem
 from services.querier.dashboard.cached import Cached, Seen
 
 DEADLINE = timedelta(seconds=1.5)
@@ -153,7 +154,7 @@ class Peers:
             checks = checks if isinstance(checks, dict) else {}
             return Probe(
                 version=str(alive.get("version", ""))[:40],
-                problems=tuple(f"{n}: {said}"[:300] for n, said in checks.items() if said != "ok"),
+                problems=tuple(problem(n, said)[:300] for n, said in checks.items() if said != "ok"),
             )
 
         return probe

@@ -15,6 +15,7 @@ import bittensor as bt
 import httpx
 import pytest
 
+from devnet.chain.admin import DevnetAdmin
 from devnet.chain.testing import RunningChain, free_port, running_chain
 from devnet.roster import RESIDENTS, Resident
 from tests.integration.devnet_miners.street import moved
@@ -92,6 +93,25 @@ async def test_axons_are_published_once_and_a_signal_ends_the_process(chain: Run
                 assert process.wait(timeout=8) == 0
     # What the chain shows already is not published again.
     assert blocks[0] == blocks[1]
+
+
+async def test_a_resident_that_was_replaced_is_left_out(tmp_path: Path) -> None:
+    with running_chain(tmp_path) as chain:
+        by_name = {one.name: one for one in RESIDENTS}
+        stays, goes = moved("generalist-1", "vague-1")
+        with DevnetAdmin(chain.url) as admin:
+            owner = chain.wallets["owner"]
+            admin.replace_hotkey(1, 2 + RESIDENTS.index(by_name["vague-1"]), owner.hotkey, owner.coldkey)
+        with running_miners(chain, stays, goes, serve=True) as process:
+            assert first_line(process) == "miners ready: 2 serving\n"
+            assert list(await served(chain)) == [chain.wallets[stays.name].hotkey]
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=8) == 0
+            assert process.stderr is not None
+            hotkey = chain.wallets[goes.name].hotkey
+            assert process.stderr.read() == (
+                f"miners: {hotkey} has no uid any more (`devnet replace`): nobody asks it\n"
+            )
 
 
 async def test_nothing_is_published_when_that_is_off(chain: RunningChain) -> None:

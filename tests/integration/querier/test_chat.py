@@ -124,7 +124,7 @@ async def test_extra_fields_parts_and_developer_messages_are_tolerated(world: Wo
         seed=1,
         user="me",
         top_p=0.5,
-        extra_body={"top_k": -1, "coremesh": {"top_k": 1, "private": True, "timeout": 1.5}},
+        extra_body={"min_p": 0.1, "coremesh": {"top_k": 1, "private": True, "timeout": 1.5}},
     )
     assert answer.choices[0].message.content == GOOD
     assert miners[0].asked == [
@@ -256,7 +256,7 @@ async def test_errors_are_openais(world: World) -> None:
             "bad_messages",
             "not text",
         ),
-        ({"model": "gpt-4"}, openai.NotFoundError, "not_found", "gpt-4"),
+        ({"model": "gpt-4"}, openai.NotFoundError, "model_not_found", "gpt-4"),
         ({"n": 0}, openai.BadRequestError, "invalid_request", "n"),
         ({"max_tokens": 0}, openai.BadRequestError, "invalid_request", "max_tokens"),
         ({"extra_body": {"coremesh": {"top_k": 0}}}, openai.BadRequestError, "bad_request", "top_k"),
@@ -282,7 +282,7 @@ async def test_errors_are_openais(world: World) -> None:
         "/v1/chat/completions", content=huge, headers={"content-type": "application/json"}
     )
     assert (response.status_code, response.json()["error"]["code"]) == (413, "too_long")
-    assert (await http.get("/v1/nothing")).json()["error"]["code"] == "not_found"
+    assert (await http.get("/v1")).json()["error"]["code"] == "not_found"
     assert (await http.get("/nothing")).json()["code"] == "not_found"
 
 
@@ -326,3 +326,104 @@ async def test_busy_in_openais_way(world: World) -> None:
     assert int(error.response.headers["retry-after"]) >= 1
     gate.set()
     assert (await first).choices[0].message.content == GOOD
+
+
+TOOL: Any = {
+    "type": "function",
+    "function": {"name": "look", "parameters": {"type": "object", "properties": {}}},
+}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"tools": []},
+        {"tools": [TOOL], "tool_choice": "none"},
+        {"tool_choice": "auto", "parallel_tool_calls": True},
+        {"functions": [], "function_call": "none"},
+        {"response_format": {"type": "text"}},
+        {"logprobs": False, "top_logprobs": 0, "logit_bias": {}},
+        {"modalities": ["text"]},
+        {"temperature": 0, "top_p": 1, "presence_penalty": 1, "frequency_penalty": -1, "seed": 7},
+        {"reasoning_effort": "low", "verbosity": "low", "user": "me", "metadata": {"a": "b"}, "store": True},
+        {
+            "service_tier": "auto",
+            "prediction": {"type": "content", "content": "Because"},
+            "safety_identifier": "x",
+        },
+        {"extra_body": {"tools": None, "response_format": None, "audio": None, "never_heard_of": None}},
+    ],
+)
+async def test_what_asks_for_nothing_of_miners_is_taken(world: World, more: dict[str, Any]) -> None:
+    await world.miners(says(GOOD))
+    _, client = await _client(world)
+    answer = await client.chat.completions.create(**ASK, **more)
+    assert answer.choices[0].message.content == GOOD
+
+
+async def test_what_miners_cannot_do_is_refused_by_name(world: World) -> None:
+    miners = await world.miners(says(GOOD))
+    _, client = await _client(world)
+    schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
+    voice = {"voice": "alloy", "format": "wav"}
+    bad: list[tuple[str, dict[str, Any], str]] = [
+        ("tools", {"tools": [TOOL]}, "unsupported_parameter"),
+        ("tools", {"tools": [TOOL], "tool_choice": "auto"}, "unsupported_parameter"),
+        ("tool_choice", {"tool_choice": "required"}, "unsupported_parameter"),
+        ("functions", {"functions": [TOOL["function"]]}, "unsupported_parameter"),
+        ("response_format", {"response_format": {"type": "json_object"}}, "unsupported_parameter"),
+        ("response_format", {"response_format": schema}, "unsupported_parameter"),
+        ("logprobs", {"logprobs": True}, "unsupported_parameter"),
+        ("top_logprobs", {"top_logprobs": 3}, "unsupported_parameter"),
+        ("logit_bias", {"logit_bias": {"50256": -100}}, "unsupported_parameter"),
+        ("modalities", {"modalities": ["text", "audio"]}, "unsupported_parameter"),
+        ("audio", {"audio": voice}, "unsupported_parameter"),
+        ("web_search_options", {"web_search_options": {}}, "unsupported_parameter"),
+        ("private", {"extra_body": {"private": True}}, "unknown_parameter"),
+        ("top_k", {"extra_body": {"top_k": 4}}, "unknown_parameter"),
+        ("max_token", {"extra_body": {"max_token": 4}}, "unknown_parameter"),
+        ("n", {"n": 100}, "invalid_request"),
+        ("n", {"n": 2, "extra_body": {"coremesh": {"top_k": 1}}}, "invalid_request"),
+        ("max_tokens", {"max_tokens": -1}, "invalid_request"),
+        ("model", {"model": "gpt-4"}, "model_not_found"),
+    ]
+    for param, change, code in bad:
+        with pytest.raises(openai.APIStatusError) as caught:
+            await client.chat.completions.create(**{**ASK, **change, "stream": param != "n"})
+        assert (caught.value.code, caught.value.param) == (code, param)
+        assert caught.value.type == "invalid_request_error"
+        assert param in caught.value.message
+        assert caught.value.status_code == (404 if param == "model" else 400)
+    assert miners[0].asked == []
+
+
+async def test_as_many_miners_are_asked_as_completions_are_wanted(world: World) -> None:
+    await world.miners(*[says(f"{GOOD} {i}") for i in range(4)])
+    http = await world.querier(wait=True, querier={"inference_topk": 1})
+    client = openai.AsyncOpenAI(base_url=f"{http.base_url}/v1", api_key="none", max_retries=0)
+    answer = await client.chat.completions.create(**ASK, n=3)
+    assert len({choice.message.content for choice in answer.choices}) == 3
+    answer = await client.chat.completions.create(**ASK, n=2, extra_body={"coremesh": {"top_k": "auto"}})
+    assert len(answer.choices) == 2
+
+
+async def test_other_paths_and_methods(world: World) -> None:
+    await world.miners()
+    http, _ = await _client(world)
+    wrong = await http.get("/v1/chat/completions")
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+    assert wrong.json() == {
+        "error": {
+            "message": "GET /v1/chat/completions is not allowed. /v1/chat/completions takes POST, /v1/models GET.",
+            "type": "invalid_request_error",
+            "param": None,
+            "code": "method_not_allowed",
+        }
+    }
+    assert (await http.delete("/v1/models")).status_code == 405
+    for path in ("/v1/responses", "/v1/embeddings", "/v1/completions", "/v1/chat", "/v1/nothing/at/all"):
+        answer = await http.post(path, json={})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+        assert answer.json()["error"]["message"].startswith(
+            f"there is no POST {path}. POST /v1/chat/completions, "
+        )

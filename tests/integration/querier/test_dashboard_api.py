@@ -120,7 +120,7 @@ async def test_a_service_with_a_problem_is_degraded_and_says_why(world: World) -
         return next((one for one in services if one["state"] == "degraded"), None)
 
     found = await wait_until(degraded)
-    assert found["problems"] == ["redis: Redis does not answer"]
+    assert found["problems"] == ["Redis does not answer"]
 
 
 async def test_the_leaderboard_joins_scores_weights_and_what_was_seen(world: World) -> None:

@@ -270,3 +270,12 @@ async def test_long_completions_are_recorded_whole(world: World) -> None:
     transcript = await world.history.transcript(body["event_id"])
     assert transcript is not None
     assert list(transcript.completions) == texts
+
+
+async def test_longer_prompts_may_get_more_time(world: World) -> None:
+    miners = await world.miners(says(GOOD))
+    client = await world.querier(wait=True, querier={"inference_timeout_s": 2.0, "timeout_per_char_s": 0.01})
+    long = {"messages": [{"role": "user", "content": "Why? " * 20}]}
+    assert (await client.post("/inference", json=long)).status_code == 200
+    assert (await client.post("/inference", json={**long, "timeout": 1.5})).status_code == 200
+    assert [asked["timeout"] for asked in miners[0].asked] == [3.0, 1.5]

@@ -137,7 +137,7 @@ async def test_a_kept_connection_that_died_is_replaced_without_the_caller_notici
 
 async def test_a_fresh_connection_that_dies_is_an_error() -> None:
     async with calling(says(b"")) as (reward, peer):
-        with pytest.raises(ServiceUnavailable, match="ReadError"):
+        with pytest.raises(ServiceUnavailable, match="the connection broke"):
             await reward.filter(ASKED, LONG)
         assert peer.connections == 1
 
@@ -161,8 +161,8 @@ async def test_other_ways_to_answer(answer: bytes) -> None:
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (b"no HTTP at all\r\n\r\n", "RemoteProtocolError"),
-        (ANSWER[:-1], "ReadError"),
+        (b"no HTTP at all\r\n\r\n", "is no HTTP"),
+        (ANSWER[:-1], "the connection broke"),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}", "wrong shape"),
         (b"HTTP/1.1 503 No\r\ncontent-length: 16\r\n\r\n" + b'{"message":"no"}', "answered 503: no"),
     ],
@@ -183,7 +183,7 @@ async def test_an_answer_without_end_is_not_read_for_ever() -> None:
             await writer.drain()
 
     async with calling(flood) as (reward, _):
-        with pytest.raises(ServiceUnavailable, match="RemoteProtocolError"):
+        with pytest.raises(ServiceUnavailable, match="is no HTTP"):
             await reward.filter(ASKED, LONG)
 
 
@@ -215,7 +215,7 @@ async def test_so_many_connections_and_no_more() -> None:
     async with calling(gated, HttptoolsTransport(idle_s=20, most=2)) as (reward, peer):
         first = [asyncio.create_task(reward.filter(ASKED, LONG)) for _ in range(2)]
         await wait_until(lambda: len(peer.requests) == 2)
-        with pytest.raises(ServiceUnavailable, match="PoolTimeout"):
+        with pytest.raises(ServiceUnavailable, match="connections to it are in use"):
             await reward.filter(ASKED, SHORT)
         gate.set()
         assert await asyncio.gather(*first) == [SAFE] * 2
@@ -253,7 +253,7 @@ async def test_connections_kept_too_long_or_too_many_are_closed() -> None:
 
 async def test_nobody_there() -> None:
     async with Mesh(MeshSettings(reward_url="http://127.0.0.1:1")) as mesh:
-        with pytest.raises(ServiceUnavailable, match="ConnectError"):
+        with pytest.raises(ServiceUnavailable, match="no connection"):
             await mesh.reward.filter(ASKED, LONG)
 
 
@@ -294,7 +294,7 @@ async def test_https_is_spoken_where_the_address_says_so() -> None:
     server = await asyncio.start_server(listen, "127.0.0.1", 0)
     url = "https://{}:{}".format(*server.sockets[0].getsockname())
     async with Mesh(MeshSettings(reward_url=url)) as mesh:
-        with pytest.raises(ServiceUnavailable, match="ConnectError"):
+        with pytest.raises(ServiceUnavailable, match="no connection"):
             await mesh.reward.filter(ASKED, LONG)
     server.close()
     assert hello.result() == b"\x16\x03"  # a TLS handshake

@@ -52,3 +52,23 @@ def test_what_a_service_refuses_keeps_its_code_and_remedy(client: Client) -> Non
     with pytest.raises(Refused) as told:
         client.get("weights", "/other")
     assert (told.value.code, told.value.message) == ("refused", "the answer was 404")
+
+
+def test_what_does_not_answer_and_what_is_something_else_are_said(client: Client) -> None:
+    client.urls = {"gating": "http://127.0.0.1:1", "weights": client.urls["weights"]}
+    assert client.status()["services"] == [
+        {
+            "name": "gating",
+            "url": "http://127.0.0.1:1",
+            "answers": False,
+            "ready": False,
+            "checks": {"gating": "gating does not answer: no connection"},
+        },
+        {
+            "name": "weights",
+            "url": client.urls["weights"],
+            "answers": False,
+            "ready": False,
+            "checks": {"weights": "weights is not what answers there"},
+        },
+    ]

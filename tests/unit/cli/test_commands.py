@@ -71,7 +71,7 @@ AWAY = {"COREMESH_MESH_" + name + "_URL": "http://127.0.0.1:1" for name in ("QUE
 def test_an_error_is_a_sentence_a_remedy_and_a_code(cli: Cli, words: tuple[str, ...]) -> None:
     done = cli(*words, **AWAY)
     assert (done.returncode, done.stdout) == (1, "")
-    line = r"coremesh: the \w+ service does not answer at http://127\.0\.0\.1:1 \(ConnectError\)\. Is the mesh up\?"
+    line = r"coremesh: the \w+ service does not answer at http://127\.0\.0\.1:1: no connection\. Is the mesh up\?"
     assert re.fullmatch(line + r" .* \[service_unavailable\]\n", done.stderr), done.stderr
     as_json = cli(*words, "--json", **AWAY)
     assert as_json.returncode == 1
@@ -184,7 +184,32 @@ def test_completion_of_the_shell(cli: Cli, shell: str) -> None:
     assert "config" in done.stdout
 
 
-def test_progress_is_shown_on_a_terminal_alone() -> None:
+@pytest.mark.parametrize(
+    ("words", "wanted", "unwanted"),
+    [
+        ("coremesh replay --fr", ["--from-parquet"], ["--json"]),
+        ("coremesh replay -", ["--json", "--chain", "--from-parquet", "--help"], ["--weights.alpha"]),
+        ("coremesh backtest --json --", ["--rule", "--png", "--epoch-blocks"], []),
+        ("coremesh backtest --rule x --weights.al", ["--weights.alpha"], []),
+        ("coremesh history export --t", ["--to", "--texts", "--traces.endpoint"], ["--until"]),
+        ("coremesh gating evaluate --new", ["--new-prompts"], []),
+        ("coremesh reward compare --j", ["--json"], []),
+        ("coremesh verify --hot", ["--hotkey"], []),
+        ("coremesh miner --back", ["--backend"], []),
+        ("coremesh doctor --chain.", ["--chain.network", "--chain.netuid"], ["--service"]),
+        ("coremesh config check --redis.u", ["--redis.url"], []),
+        ("coremesh explain --", ["--offline", "--sign"], ["--redis.url"]),
+        ("coremesh up --ch", ["--chain-port"], []),
+    ],
+)
+def test_every_flag_is_completed(cli: Cli, words: str, wanted: list[str], unwanted: list[str]) -> None:
+    at = str(len(words.split()) - 1)
+    found = cli(_COREMESH_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=at).stdout.split()
+    assert set(wanted) <= set(found)
+    assert not set(unwanted) & set(found)
+
+
+def test_progress_is_shown_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     import io
 
     silent = Console(file=io.StringIO())
@@ -197,3 +222,8 @@ def test_progress_is_shown_on_a_terminal_alone() -> None:
     shown = terminal.file.getvalue()  # type: ignore[attr-defined]
     assert "working" in shown
     assert "2/3" in shown
+    monkeypatch.setattr(sys, "argv", ["replay", "--json"])
+    for_programs = Console(file=io.StringIO(), force_terminal=True, width=80)
+    with progress("working", 3, for_programs) as advance, waiting("waiting", for_programs):
+        advance(2)
+    assert for_programs.file.getvalue() == ""  # type: ignore[attr-defined]

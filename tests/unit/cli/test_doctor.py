@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,36 @@ def test_a_port_that_something_else_has_is_told_from_a_free_one(listener: socket
     with socket.create_server(("127.0.0.1", 0)) as other:
         free = other.getsockname()[1]
     assert codes(machine.ports(patient(("weights",), None, (f"--http.port={free}",)))) == [("ok", "port")]
+
+
+def test_a_service_that_does_not_run_while_others_do_is_named(tmp_path: Path) -> None:
+    class Alive(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"info": {"title": "coremesh gating"}}')
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with (
+        ThreadingHTTPServer(("127.0.0.1", 0), Alive) as server,
+        socket.create_server(("127.0.0.1", 0)) as other,
+    ):
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        gone = other.getsockname()[1]
+        other.close()
+        words = (
+            f"--mesh.gating_url=http://127.0.0.1:{server.server_port}",
+            f"--mesh.weights_url=http://127.0.0.1:{gone}",
+        )
+        found = list(machine.ports(patient(("gating", "weights"), None, words)))
+        server.shutdown()
+    assert codes(found) == [("ok", "port"), ("warn", "not_running")]
+    assert (
+        found[1].message
+        == f"nothing listens on 127.0.0.1:{gone}: weights does not run, and others of the mesh do"
+    )
 
 
 def test_redis_is_looked_at(redis_url: str, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.docs.references import GENERATED, SECTIONS, text
+from tests.unit.docs.references import GENERATED, ROOT, SECTIONS, text
 
 
 @pytest.mark.timeout(300)
@@ -12,6 +12,11 @@ from tests.unit.docs.references import GENERATED, SECTIONS, text
 def test_a_generated_page_is_what_the_code_gives(fresh: Path, page: str) -> None:
     wanted = (fresh / page).read_text(encoding="utf-8")
     assert text(page) == wanted, "run: python docs/generate.py"
+
+
+def test_the_flags_for_the_shell_are_those_of_the_commands(fresh: Path) -> None:
+    kept = (ROOT / "coremesh/cli/flags.json").read_text(encoding="utf-8")
+    assert kept == (fresh / "flags.json").read_text(encoding="utf-8"), "run: python docs/generate.py"
 
 
 def test_every_setting_has_a_row() -> None:

@@ -9,6 +9,13 @@ import { shortKey } from "../text.js";
 import { curve } from "./curve.js";
 
 const TOP = 8;
+const MEANWHILE = {
+  trainer: "Nothing is asked for training meanwhile.",
+  gating: "Miners are chosen by their scores meanwhile.",
+  reward: "Answers are not judged meanwhile, and count for no score.",
+  weights: "Scores and weights stand still meanwhile.",
+  history: "Answers go on; events wait on disk.",
+};
 const STATES = { up: "good", degraded: "warn", away: "bad" };
 const ROLES = {
   querier: "asks miners, answers users",
@@ -97,10 +104,17 @@ function service(one) {
     : one.lag_events === 0 ? "knows every event" : `${seconds(one.lag_s)} behind`;
   const behind = one.lag_events ? `has yet to take in ${count(one.lag_events)} ${one.lag_events === 1 ? "event" : "events"} of the history` : null;
   const why = one.problems.map((text) => h("p.why", {}, text));
+  if (one.state === "away") why.push(h("p", {}, meanwhile(one)));
   return h(`li.service.${one.state}`, {},
     h("div", {}, h("h3", {}, one.name), chip(one.state, STATES[one.state])),
     ...(why.length ? why : [h("p", {}, told(one) ?? ROLES[one.name])]),
     h("p.small", { title: behind }, [one.version && `v${one.version}`, lag].filter(Boolean).join(" \u00b7 ")));
+}
+
+/** What the mesh does without a service. */
+function meanwhile({ name, facts }) {
+  if (name === "history") return facts.waiting ? `Answers go on; ${count(facts.waiting)} events wait on disk.` : MEANWHILE.history;
+  return MEANWHILE[name] ?? "";
 }
 
 function told({ name, facts }) {
