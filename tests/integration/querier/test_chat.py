@@ -352,6 +352,7 @@ TOOL: Any = {
             "safety_identifier": "x",
         },
         {"extra_body": {"tools": None, "response_format": None, "audio": None, "never_heard_of": None}},
+        {"extra_body": {"top_k": -1, "max_token": 4, "never_heard_of": {"at": "all"}}},
     ],
 )
 async def test_what_asks_for_nothing_of_miners_is_taken(world: World, more: dict[str, Any]) -> None:
@@ -380,8 +381,6 @@ async def test_what_miners_cannot_do_is_refused_by_name(world: World) -> None:
         ("audio", {"audio": voice}, "unsupported_parameter"),
         ("web_search_options", {"web_search_options": {}}, "unsupported_parameter"),
         ("private", {"extra_body": {"private": True}}, "unknown_parameter"),
-        ("top_k", {"extra_body": {"top_k": 4}}, "unknown_parameter"),
-        ("max_token", {"extra_body": {"max_token": 4}}, "unknown_parameter"),
         ("n", {"n": 100}, "invalid_request"),
         ("n", {"n": 2, "extra_body": {"coremesh": {"top_k": 1}}}, "invalid_request"),
         ("max_tokens", {"max_tokens": -1}, "invalid_request"),
