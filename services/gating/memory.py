@@ -92,7 +92,7 @@ class Memory:
 
     def _settle(self) -> None:
         pending = self.pending[: self.changes]
-        self.inverse -= pending.T @ pending  # symmetric to the bit, as BLAS multiplies a matrix by itself
+        self.inverse -= pending.T @ pending
         self.changes = 0
 
     def relearn(self, z: np.ndarray, counts: np.ndarray, residuals: np.ndarray) -> None:
@@ -134,9 +134,10 @@ class Memory:
         """What ``arrays()`` described."""
         made = cls(arrays["memory_inverse"].shape[0])
         made.inverse, made.weights = arrays["memory_inverse"], arrays["memory_weights"]
-        pending = arrays["memory_pending"]
-        made.changes = len(pending)
-        made.pending[: made.changes] = pending
+        if "memory_pending" in arrays:  # states had none once
+            pending = arrays["memory_pending"]
+            made.changes = len(pending)
+            made.pending[: made.changes] = pending
         *agreement, made.weight = arrays["memory_agreement"].tolist()
         made.agreement = np.array(agreement).reshape(2, 3)
         made._prompts = dict.fromkeys(arrays["memory_prompts"].tolist())

@@ -104,3 +104,20 @@ def test_new_prompts_are_trusted_by_what_new_prompts_showed() -> None:
     assert memory.trust(z[50:]).max() < 0.2
     again = Memory.from_arrays(memory.arrays(16))
     assert again.trust(z).tolist() == memory.trust(z).tolist()
+
+
+def test_a_state_from_before_changes_were_kept_together_is_read() -> None:
+    z = unit(np.random.default_rng(2).normal(size=(16, 8)))
+    memory = Memory(8)
+    memory.grow(1)
+    for prompt in z:
+        memory.learn(prompt, np.array([0]), np.array([1.0]), 1.0)
+    arrays = memory.arrays(1)
+    assert len(arrays.pop("memory_pending")) == memory.changes == 0
+    old = Memory.from_arrays({name: array.copy() for name, array in arrays.items()})
+    for one in (old, memory):
+        one.learn(z[0], np.array([0]), np.array([-1.0]), 1.0)
+    assert old.weights[0].tolist() == memory.weights[0].tolist()
+    assert memory.changes == 1
+    again = Memory.from_arrays(memory.arrays(1))
+    assert again.pending[:1].tolist() == memory.pending[:1].tolist()
