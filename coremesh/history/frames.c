@@ -145,7 +145,7 @@ EXPORT int64_t coremesh_receive(Page *page, int64_t socket, int64_t wait_ms, int
             return BROKEN;
         }
     }
-    return page->count && piece < INT64_MAX ? SOME : FULL;
+    return page->count ? SOME : FULL;
 }
 
 /* Of the interface: a library of another is not used. */

@@ -20,7 +20,7 @@ def check_ports(plans: Sequence[Plan]) -> None:
                 f"port {plan.port} is meant for both {twice.name} and {plan.name}",
                 remedy=f"Choose another: coremesh up {_flags([twice, plan])}.",
             )
-    found = [(plan, error) for plan in needing if (error := _refusal(plan.port)) is not None]
+    found = [(plan, error) for plan in needing if (error := refusal("127.0.0.1", plan.port)) is not None]
     if not found:
         return
     refused = [plan for plan, _ in found]
@@ -44,14 +44,15 @@ def answers(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _refusal(port: int) -> OSError | None:
-    with socket.socket() as probe:
-        # As servers bind it: connections that have just closed are no obstacle.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            return error
+def refusal(host: str, port: int) -> OSError | None:
+    """Why nobody could listen there now, or None."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            # As servers bind it: connections that have just closed are no obstacle.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        return error
     return None
 
 

@@ -28,7 +28,7 @@ from services.querier.choose import TopK
 from services.querier.forwarder import Forwarder, begun_or_answered
 from services.querier.limits import Limits
 from services.querier.openai_errors import answer_in_openai_shape
-from services.querier.openai_models import MODEL, ChatRequest, Wishes
+from services.querier.openai_models import MODEL, ChatRequest
 from services.querier.openai_parameters import BadParameter
 from services.querier.openai_stream import Choice, usage
 from services.querier.query import Answer
@@ -106,7 +106,7 @@ def _parse(body: bytes) -> ChatRequest:
         where = ".".join(str(part) for part in detail["loc"])
         said = plainly(detail["msg"])
         raise BadParameter(f"{where}: {said}" if where else said, param=where or None) from None
-    openai_parameters.check(chat.beside, frozenset(Wishes.model_fields))
+    openai_parameters.check(chat.beside)
     _check_model(chat.model)
     return chat
 

@@ -108,8 +108,8 @@ REFUSED: dict[str, tuple[Asks, str]] = {
 """Refused where the value asks for something, with the remedy."""
 
 
-def check(extra: Mapping[str, Any], ours: frozenset[str]) -> None:
-    """Look at the fields of a body that are not served. ``ours`` are the names that go under ``coremesh``.
+def check(extra: Mapping[str, Any]) -> None:
+    """Look at the fields of a body that are not served.
 
     Raises UnsupportedParameter or UnknownParameter. Null is as good as nothing.
     """
@@ -122,7 +122,7 @@ def check(extra: Mapping[str, Any], ours: frozenset[str]) -> None:
                 raise UnsupportedParameter(
                     f"{name} is not supported" + _value(name, value), param=name, remedy=remedy.format(name)
                 )
-        elif name == "private" and name in ours:
+        elif name == "private":
             # Taken for a stranger's, it would leave a text in the history that its writer thinks is not there.
             raise UnknownParameter(
                 f"{name} is no parameter of this API",

@@ -108,17 +108,14 @@ class Submitter:
                     block=again.block,
                     reason="; ".join(r.text for r in self.reasons),
                 )
-                self._ledger.attempt_events = self._ledger.events
-                self._forget()
-                self._sent_once = True
+                self._begin(events=self._ledger.events)
                 await self._send(lease, again, proposal.limits.fewest, leads)
                 await self._settle(lease, tick, metagraph, leads)
         elif self._settings.dry_run:
             await self._say(lease, submission, "dry_run", tick, ())
         elif leads():
-            self._ledger.attempt_events = proposal.page.state.events
-            self._forget()
-            self._sent_once, self._override = True, False
+            self._begin(events=proposal.page.state.events)
+            self._override = False
             await self._send(lease, submission, proposal.limits.fewest, leads)
             await self._settle(lease, tick, metagraph, leads)
 
@@ -163,6 +160,12 @@ class Submitter:
             commit_reveal=standing.commit_reveal,
             version_key=self._version_key(standing),
         )
+
+    def _begin(self, *, events: int) -> None:
+        """An attempt of this process's own is about to be sent; ``events`` are folded into its scores."""
+        self._ledger.attempt_events = events
+        self._forget()
+        self._sent_once = True
 
     def _forget(self) -> None:
         """Of the open attempt nothing is known but its record."""

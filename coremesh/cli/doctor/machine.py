@@ -8,7 +8,6 @@ import os
 import platform
 import resource
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from coremesh.cli.doctor.run import Patient
 from coremesh.cli.findings import Finding, fail, ok, warn
 from coremesh.service.auth import is_loopback
 from coremesh.settings import HttpSettings, MeshSettings, QuerierSettings
+from coremesh.supervisor.ports import refusal
 
 GIB = 1024**3
 LEAST_PYTHON = (3, 11)
@@ -130,21 +130,17 @@ def ports(patient: Patient) -> Iterator[Finding]:
     running = False
     for service in patient.services:
         port = http.port or _by_address(patient, service.name) or service.port
-        try:
-            with socket.socket(socket.AF_INET6 if ":" in http.host else socket.AF_INET) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind((http.host, port))
-        except OSError as error:
-            if _is_ours(http.host, port):
-                running = True
-                yield ok("port", f"port {port}", f"a service of coremesh listens on {http.host}:{port}")
-            else:
-                message = f"{service.name} cannot listen on {http.host}:{port}: {error.strerror}"
-                remedy = "Stop what listens there, or choose another --http.port and its mesh.*_url."
-                level = fail if patient.configured or patient.asked else warn
-                yield level("port", f"port {port}", message, remedy)
-        else:
+        error = refusal(http.host, port)
+        if error is None:
             free.append((service.name, port))
+        elif _is_ours(http.host, port):
+            running = True
+            yield ok("port", f"port {port}", f"a service of coremesh listens on {http.host}:{port}")
+        else:
+            message = f"{service.name} cannot listen on {http.host}:{port}: {error.strerror}"
+            remedy = "Stop what listens there, or choose another --http.port and its mesh.*_url."
+            level = fail if patient.configured or patient.asked else warn
+            yield level("port", f"port {port}", message, remedy)
     for name, port in free:
         if running and _by_address(patient, name) is not None:
             # The others are told to find it here.
