@@ -16,7 +16,7 @@ from coremesh import contracts
 from coremesh.errors import BadRequest, Busy, CoremeshError, ServiceUnavailable
 from coremesh.metagraph import Metagraph, Neuron
 from coremesh.service.app import error_response
-from coremesh.wire.btauth import BadAuth, verify
+from coremesh.wire.btauth import HEADER_NONCE, BadAuth, verify
 from coremesh.wire.keys import KeyPair, keypair_from_uri
 from coremesh.wire.nonces import InMemoryNonceStore
 
@@ -63,6 +63,8 @@ class Miner:
     asked: list[dict[str, Any]] = field(default_factory=list)
     rewarded: list[dict[str, Any]] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
+    nonces: list[int] = field(default_factory=list)
+    """When each question was signed, in nanoseconds."""
 
     @property
     def hotkey(self) -> str:
@@ -86,6 +88,7 @@ class Miner:
         async def forward(request: Request) -> Response:
             body = await check(request)
             self.asked.append(body)
+            self.nonces.append(int(request.headers[HEADER_NONCE]))
             answer = await self.behave(body)
             return answer if isinstance(answer, Response) else JSONResponse({"completion": answer})
 

@@ -65,6 +65,15 @@ async def test_the_best_rewarded_completion_wins_and_the_event_says_how(world: W
     assert [m.refused for m in miners] == [[], [], [], []]
 
 
+async def test_whoever_has_taken_longest_is_asked_first(world: World) -> None:
+    miners = await world.miners(says(GOOD), says(f"{GOOD} Yes.", after=0.5), says(f"{GOOD} Sure.", after=0.2))
+    client = await world.querier()
+    for _ in range(2):
+        assert len((await ask(client, return_all=True)).json()["completions"]) == 3
+    second = [miner.nonces[1] for miner in miners]
+    assert sorted(range(3), key=second.__getitem__) == [1, 2, 0]
+
+
 async def test_top_k_asks_the_most_promising_only(world: World) -> None:
     miners = await world.miners(says(GOOD), says(GOOD), says(BETTER))
     world.services.scores = {1: 0.1, 2: 0.9, 3: 0.5}
