@@ -24,8 +24,10 @@ $(STAMP): pyproject.toml constraints.txt build_backend/backend.py coremesh/histo
 up: $(STAMP)
 	@exec $(BIN)/coremesh up $(UP)
 
+# The whole mesh by itself: it trains, and takes the processors from whatever runs beside it.
 test: $(STAMP) lint types imports
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder --ignore tests/e2e $(PYTEST)
+	$(BIN)/python -m pytest tests/e2e $(PYTEST)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -25,18 +25,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put tests of the whole mesh last, and give tests of real processes a second chance where it was asked for.
+    """Share the tests out among pytest's processes, and give those of real processes a second chance if asked to.
 
-    A mesh that trains takes the processors from whatever runs beside it. Tests of processes race with whatever else a
-    shared machine does. A defect fails twice; what failed once is listed as RERUN. Unit and contract tests never get a
-    second chance.
+    What shares costly set-up stays in one process: a directory of unit tests, a file of others. The slow ones go first,
+    so that the processes end together. Tests of processes race with whatever else a shared machine does. A defect
+    fails twice; what failed once is listed as RERUN. Unit and contract tests never get a second chance.
     """
     here = Path(__file__).parent
-    items.sort(key=lambda item: item.path.is_relative_to(here / "e2e"))
+    integration, e2e = here / "integration", here / "e2e"
+    items.sort(key=lambda item: not item.path.is_relative_to(integration))
+    for item in items:
+        parts = item.path.relative_to(here).parts
+        whole = parts[0] == "unit" or parts[:2] == ("integration", "chain")
+        item.add_marker(pytest.mark.xdist_group("/".join(parts[:2] if whole else parts)))
     if not config.getoption("--second-chance"):
         return
     for item in items:
-        if item.path.is_relative_to(here / "integration") or item.path.is_relative_to(here / "e2e"):
+        if item.path.is_relative_to(integration) or item.path.is_relative_to(e2e):
             item.add_marker(pytest.mark.flaky(reruns=1))
 
 
