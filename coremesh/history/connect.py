@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 from redis import Redis as BlockingRedis
 from redis.asyncio import Redis
@@ -12,6 +12,7 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import AbstractBackoff, NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry as BlockingRetry
 from redis.sentinel import Sentinel as BlockingSentinel
@@ -20,6 +21,35 @@ from coremesh.settings.redisurl import RedisAddress, parse_address
 
 SENTINEL_TIMEOUT_S = 1.0
 """How long one Sentinel may take before the next is asked."""
+
+T = TypeVar("T")
+
+
+class ToWriters(Retry):
+    """A retry that leaves a server which became a replica, as it leaves one that does not answer.
+
+    Whoever demotes a master closes its clients' connections, but one may slip through, and a script's refusal is no
+    ReadOnlyError before Redis 7, so that the client would keep the connection and be refused for ever.
+    """
+
+    async def call_with_retry(
+        self,
+        do: Callable[[], Awaitable[T]],
+        fail: Callable[..., Any],
+        is_retryable: Callable[[Exception], bool] | None = None,
+        with_failure_count: bool = False,
+    ) -> T:
+        """See Retry.call_with_retry. Nothing that was refused has been done: it may be said again."""
+
+        async def done() -> T:
+            try:
+                return await do()
+            except ResponseError as error:
+                if "READONLY" in str(error) or isinstance(error, ReadOnlyError):
+                    raise RedisConnectionError("it has become a replica, which takes no writes") from error
+                raise
+
+        return await super().call_with_retry(done, fail, is_retryable, with_failure_count)
 
 
 class Connection:
@@ -46,7 +76,7 @@ class Connection:
             "protocol": 2,
             "socket_timeout": timeout_s,
             "socket_connect_timeout": connect_s,
-            "retry": Retry(backoff(), tries, again),
+            "retry": ToWriters(backoff(), tries, again),
         }
         self._sentinels: list[Any] = []
         self.redis: Any

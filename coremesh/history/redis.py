@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import zlib
 from collections.abc import Callable
 from datetime import timedelta
@@ -40,9 +41,17 @@ class RedisHistory:
     """A History in Redis. ``url`` is an address of coremesh.settings.redisurl; raises ValueError for another.
 
     Commands have ``timeout`` each; waiting reads use connections of their own, so they never delay a command.
+    Hotkeys are sent with events once in ``known_for``: a failover may lose what Redis has said it took.
     """
 
-    def __init__(self, url: str, netuid: int, *, timeout: timedelta = timedelta(seconds=5)) -> None:
+    def __init__(
+        self,
+        url: str,
+        netuid: int,
+        *,
+        timeout: timedelta = timedelta(seconds=5),
+        known_for: timedelta = timedelta(minutes=1),
+    ) -> None:
         seconds = timeout.total_seconds()
         self.keys = Keys(netuid)
         self._commands = Connection(
@@ -57,6 +66,8 @@ class RedisHistory:
         )
         self._bulk = BulkReader(pool) if pool is not None else None
         self._known: set[str] = set()
+        self._known_until = 0.0
+        self._known_for = known_for.total_seconds()
         self._timeout = seconds
         register = self._redis.register_script
         self._append = register(scripts.APPEND)
@@ -73,6 +84,9 @@ class RedisHistory:
         self, event: ForwardEvent, transcript: Transcript | None, hotkeys: list[str]
     ) -> StreamId:
         """See History.append."""
+        if (now := time.monotonic()) > self._known_until:
+            self._known.clear()
+            self._known_until = now + self._known_for
         fresh = [hotkey for hotkey in hotkeys if hotkey and hotkey not in self._known]
         texts = await _compressed(encode(transcript)) if transcript else b""
         keys = self.keys

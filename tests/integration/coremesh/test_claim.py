@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
@@ -72,6 +73,10 @@ def test_a_killed_mesh_leaves_no_lock_behind(tmp_path: Path) -> None:
     os.kill(child, signal.SIGKILL)
     process.kill()
     process.wait()
+    with (tmp_path / "processes.lock").open() as lock:
+        fcntl.flock(
+            lock, fcntl.LOCK_EX
+        )  # the child's end is not to be seen otherwise: it is nobody's child now
     said: list[str] = []
     with Claim(tmp_path, said.append):
         assert (tmp_path / "supervisor.lock").read_text() == str(os.getpid())
