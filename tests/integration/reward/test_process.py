@@ -42,7 +42,7 @@ async def refused(*argv: str) -> tuple[int, str]:
 async def test_what_is_wrong_is_said_in_one_sentence(tmp_path: Path):
     file = tmp_path / "stack.toml"
     file.write_text('[[function]]\ntype = "relevance"\nmodel = "/no/such/model"')
-    code, said = await refused(f"--reward.stack={file}")
+    code, said = await refused(f"--reward.stack={file}", "--http.port=0")
     assert code == 2
     assert said.startswith("reward: there is no model at /no/such/model")
     assert len(said.strip().splitlines()) == 1
