@@ -48,6 +48,10 @@ def guarded(method: Callable[P, CoroutineType[Any, Any, T]]) -> Callable[P, Coro
         except ResponseError as error:
             if "LEASELOST" in str(error):
                 raise LeaseLost("another leader has taken over this role") from None
+            if "OTHERSERVER" in str(error):
+                raise LeaseLost(
+                    "Redis was restarted or replaced, so that what it has is read again"
+                ) from None
             raise HistoryUnavailable(f"Redis refused a command: {error}") from error
         except (TimeoutError, RedisConnectionError, RedisTimeoutError, OSError) as error:
             raise HistoryUnavailable(f"Redis does not answer: {why_silent(error)}") from error

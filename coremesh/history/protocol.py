@@ -37,11 +37,13 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Lease(msgspec.Struct, frozen=True):
-    """Leadership of one role. ``token`` grows with every change of leader."""
+    """Leadership of one role. ``token`` grows with every change of leader; ``server`` names the process that gave it,
+    where the history has such."""
 
     role: str
     holder: str
     token: int
+    server: str = ""
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
@@ -168,7 +170,8 @@ class History(Protocol):
     async def save(self, fold: str, checkpoint: Checkpoint, lease: Lease, expected: StreamId) -> Checkpoint:
         """Replace a checkpoint that stands at ``expected`` (ORIGIN: none). Gives it with its new version.
 
-        Raises LeaseLost when a newer leader exists or the checkpoint has moved.
+        Raises LeaseLost when a newer leader exists, the checkpoint has moved, or the server is another than when the
+        lease was taken: it may lack events that the state counts.
         """
         ...
 

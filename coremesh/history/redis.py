@@ -255,6 +255,7 @@ class RedisHistory:
                 checkpoint.state,
                 checkpoint.format,
                 checkpoint.time_ms,
+                lease.server,
             ],
         )
         return msgspec.structs.replace(checkpoint, version=int(version))
@@ -262,10 +263,13 @@ class RedisHistory:
     @guarded
     async def acquire(self, role: str, holder: str, ttl: timedelta) -> Lease | None:
         """See History.acquire."""
-        token = await self._acquire(
+        taken = await self._acquire(
             keys=[self.keys.lease(role), self.keys.fence(role)], args=[holder, _milliseconds(ttl)]
         )
-        return Lease(role, holder, int(token)) if token else None
+        if not taken or taken[0] is None:
+            return None
+        token, server = taken
+        return Lease(role, holder, int(token), _text(server))
 
     @guarded
     async def renew(self, lease: Lease, ttl: timedelta) -> bool:

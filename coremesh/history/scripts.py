@@ -33,9 +33,21 @@ for i = 6, #ARGV, 2 do redis.call('HSET', KEYS[4], ARGV[i], ARGV[i + 1]) end
 return place
 """
 
-SAVE = """
--- KEYS checkpoint fence; ARGV token expected last_id state format time_ms
+# A server that was restarted, or a replica that took its place, may lack events that were read before. Where INFO is
+# not to be had, all servers are one.
+_SERVER = """
+local function server()
+  local info = redis.pcall('INFO', 'server')
+  return type(info) == 'string' and string.match(info, 'run_id:(%w+)') or ''
+end
+"""
+
+SAVE = (
+    _SERVER
+    + """
+-- KEYS checkpoint fence; ARGV token expected last_id state format time_ms server
 if redis.call('GET', KEYS[2]) ~= ARGV[1] then return redis.error_reply('LEASELOST') end
+if server() ~= ARGV[7] then return redis.error_reply('OTHERSERVER') end
 local at = redis.call('HGET', KEYS[1], 'last_id') or '0-0'
 local version = tonumber(redis.call('HGET', KEYS[1], 'version') or '0')
 if at ~= ARGV[2] then
@@ -48,15 +60,19 @@ redis.call('HSET', KEYS[1], 'last_id', ARGV[3], 'state', ARGV[4], 'format', ARGV
   'token', ARGV[1], 'version', version + 1)
 return version + 1
 """
+)
 
-ACQUIRE = """
+ACQUIRE = (
+    _SERVER
+    + """
 -- KEYS lease fence; ARGV holder ttl_ms
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then return false end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-if holder then return redis.call('GET', KEYS[2]) end
-return tostring(redis.call('INCR', KEYS[2]))
+if holder then return {redis.call('GET', KEYS[2]), server()} end
+return {tostring(redis.call('INCR', KEYS[2])), server()}
 """
+)
 
 RENEW = """
 -- KEYS lease fence; ARGV holder ttl_ms token

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import redis
 
 from coremesh.events import ForwardEvent
+from coremesh.folding import FoldRunner
+from coremesh.history.protocol import Entry
 from coremesh.history.redis import RedisHistory
 from coremesh.types import ORIGIN, hotkey_digest
 from tests.events import make_event
 from tests.integration.redis.servers import Server, until
+from tests.wait import wait_until
 
 
 class Address:
@@ -77,6 +81,72 @@ async def test_a_master_that_became_a_replica_is_left(servers: tuple[Server, Ser
     assert copied.xlen(history.keys.events) == 3
     await history.close()
     listening.close()
+
+
+class Ids:
+    """A fold: which events there were."""
+
+    format = "ids-1"
+
+    def initial(self) -> list[str]:
+        return []
+
+    def load(self, state: bytes) -> list[str]:
+        return msgspec.json.decode(state, type=list[str])
+
+    def dump(self, state: list[str]) -> bytes:
+        return msgspec.json.encode(state)
+
+    async def apply(self, state: list[str], entries: list[Entry]) -> list[str]:
+        return [*state, *(entry.event.id for entry in entries)]
+
+
+async def test_what_a_failover_lost_is_not_counted(servers: tuple[Server, Server]) -> None:
+    master, replica = servers
+    address = Address(master.port)
+    listening = await asyncio.start_server(address.handle, "127.0.0.1", 0)
+    port = listening.sockets[0].getsockname()[1]
+    history = RedisHistory(f"redis://127.0.0.1:{port}/0", 1)
+    runner = FoldRunner(
+        history,
+        Ids(),
+        name="ids",
+        role="ids",
+        holder="me",
+        save_every=timedelta(seconds=1),
+        ttl=timedelta(minutes=1),
+    )
+    running = asyncio.create_task(runner.run())
+    kept, lost, later = make_event({1: 0.5}), make_event({1: 0.5}), make_event({1: 0.5})
+
+    async def saved() -> list[str]:
+        found = await history.load("ids")
+        return Ids().load(found.state) if found else []
+
+    await history.append(kept, None, [])
+    await wait_until(lambda: has(saved, [kept.id]))
+    copied: Any = replica.client()
+    await asyncio.to_thread(until, lambda: copied.exists(history.keys.checkpoint("ids")) == 1, "a copy")
+    replica.client().replicaof("NO", "ONE")
+    place = await history.append(lost, None, [])
+    await wait_until(lambda: runner.status.last_id == place)
+
+    address.port = replica.port
+    master.client().client_kill_filter(_type="normal", skipme=True)
+    await history.append(later, None, [])
+
+    # It leads on by the lease that the replica has too, with the state that the replica has.
+    await wait_until(lambda: has(saved, [kept.id, later.id]))
+    found = [entry.event for entry in await history.read(ORIGIN, 10)]
+    assert [event.id for event in found if isinstance(event, ForwardEvent)] == [kept.id, later.id]
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await history.close()
+    listening.close()
+
+
+async def has(look: Callable[[], Awaitable[list[str]]], wanted: list[str]) -> bool:
+    return await look() == wanted
 
 
 async def test_hotkeys_that_a_failover_lost_come_again(redis_url: str) -> None:
