@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 
 import pytest
 
@@ -149,6 +150,20 @@ async def test_task_validator():
     assert await values(mask, *texts, kind="answer") == [0.25, 1, 0.25, 1, 1]
     assert await values(mask, *texts, kind="inference") == [1, 1, 1, 1, 1]
     assert await values(mask, "Sum\u00admary: all of it.", kind="answer") == [0.25]
+
+
+async def test_task_validator_is_not_held_up_by_blank_lines():
+    blank = "\n" * 19_000
+    began = time.process_time()
+    got = await values(
+        TaskValidator(), f"So.{blank}- > Answer: no.", f"So.{blank}That is all.", kind="question"
+    )
+    assert (
+        time.process_time() - began < 5
+    )  # half a minute each where every line is looked at from all before it
+    assert got == [0.0, 0.0]
+    assert await values(TaskValidator(), f"So.{blank}\t> **Question**: no?", kind="answer") == [0.0]
+    assert await values(TaskValidator(), f"So.{blank}That is all.", kind="answer") == [1.0]
 
 
 async def test_siblings_share_one_reward():
