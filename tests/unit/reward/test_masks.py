@@ -136,6 +136,12 @@ class TestBlacklist:
         laced = " ".join(f"{word} {token}" for word, token in zip(QUESTION.split(), tokens, strict=True))
         assert await values(Blacklist(new_words=5), laced) == [0.0]
 
+    async def test_a_letter_with_thousands_of_marks_is_a_letter(self):
+        marked = GOOD.replace(" ", " \u0301\u0316" * 2) + "\u0301\u0316" * 9_000
+        began = time.process_time()
+        assert await values(Blacklist((GOOD,), new_words=0), *[marked] * 8) == [0.0] * 8
+        assert time.process_time() - began < 1.5  # 3 s where the marks are put in order first
+
     async def test_reads_scripts_without_blanks(self):
         text = "疫苗通过向身体展示无害的病原体碎片来训练免疫系统使其产生抗体和记忆细胞"
         assert await values(Blacklist(), text, text[:12] * 40) == [1.0, 0.0]
