@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
@@ -123,12 +125,15 @@ class Tokens:
         """One list of 1..max_tokens ids for each text."""
         if not texts:
             return []
-        left = getattr(self.tokenizer, "truncation_side", "right") == "left"
+        return self._of(texts, self.tokenizer)
+
+    def _of(self, texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
+        left = getattr(tokenizer, "truncation_side", "right") == "left"
         cut = [t[-self.max_chars :] if left else t[: self.max_chars] for t in map(well_formed, texts)]
         found: list[list[int]] = []
         for start in range(0, len(cut), AT_ONCE):
             give_way()
-            found += self.tokenizer(
+            found += tokenizer(
                 cut[start : start + AT_ONCE],
                 truncation=True,
                 max_length=self.max_tokens,
@@ -141,11 +146,20 @@ class Tokens:
 
     def groups(self, texts: Sequence[Sequence[str]], *, early: bool) -> Iterable[list[list[int]]]:
         """`of` for each group of texts; `early`: as it is asked for, some groups ahead, on a thread of its own."""
-        steps = ahead(self._group, _steps(texts)) if early else map(self._group, [texts])
+        if not early:
+            return self._group(texts, self.tokenizer)
+        other = self._other
+        steps = ahead(lambda step: self._group(step, other), _steps(texts))
         return (group for step in steps for group in step)
 
-    def _group(self, texts: Sequence[Sequence[str]]) -> list[list[list[int]]]:
-        flat = iter(self.of([text for group in texts for text in group]))
+    @functools.cached_property
+    def _other(self) -> Any:
+        """The tokenizer of threads beside. Whether texts are cut is a tokenizer's state and no argument of its call: of two
+        threads with one tokenizer, either may get what the other asked for, and a model more tokens than it takes."""
+        return copy.deepcopy(self.tokenizer)
+
+    def _group(self, texts: Sequence[Sequence[str]], tokenizer: Any) -> list[list[list[int]]]:
+        flat = iter(self._of([text for group in texts for text in group], tokenizer))
         return [[next(flat) for _ in group] for group in texts]
 
     def windows(self, text: str, size: int) -> list[list[int]]:
