@@ -105,7 +105,11 @@ class Models:
 
     def halvings(self) -> dict[str, int]:
         """Per model, how often memory ran out and its token budget was halved."""
-        return {key[1]: int(model.oom_halvings) for key, model in self.loaded.items()}
+        found: dict[str, int] = {}
+        # One name may be loaded twice: as an encoder and as a classifier, or with two limits.
+        for key, model in self.loaded.items():
+            found[key[1]] = found.get(key[1], 0) + int(model.oom_halvings)
+        return found
 
     def _how(self) -> dict[str, Any]:
         return {"device": self.device, "dtype": self.dtype, "token_budget": self.token_budget}
@@ -126,7 +130,7 @@ def choose_device(setting: str) -> str:
     try:
         torch.empty(0, device=setting)
     except (RuntimeError, AssertionError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
+        first = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
         raise BadModel(
             f"COREMESH_REWARD_DEVICE: {setting} cannot be used: {first}", remedy="Take auto, cpu or cuda:N."
         ) from None

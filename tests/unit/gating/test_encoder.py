@@ -23,10 +23,10 @@ from transformers import (
     RobertaModel,
 )
 
-from coremesh.errors import BadModel, Busy, ServiceUnavailable
+from coremesh.errors import BadModel, BadSetting, Busy, ServiceUnavailable
 from services.gating.attention import similar
 from services.gating.batching import BatchingEncoder
-from services.gating.encoder import SentenceEncoder
+from services.gating.encoder import SentenceEncoder, choose_device
 from services.gating.forward import Forward, batches
 from services.gating.packed import packs
 from tests.wait import wait_until
@@ -92,6 +92,14 @@ def test_identity_follows_whatever_changes_the_vectors(minilm: Path, encoder: Se
     assert SentenceEncoder(minilm).identity == encoder.identity
     assert SentenceEncoder(minilm, pooling="cls").identity != encoder.identity
     assert SentenceEncoder(minilm, max_tokens=64).identity != encoder.identity
+
+
+@pytest.mark.parametrize("device", ["cuda:63", "mps", "gpu"])
+def test_a_device_that_is_not_there_is_a_bad_setting(device: str) -> None:
+    with pytest.raises(BadSetting, match=f"gating.device: {device} cannot be used") as caught:
+        choose_device(device)
+    assert "cuda:N" in caught.value.remedy
+    assert choose_device("cpu") == choose_device("auto", auto="cpu") == "cpu"
 
 
 @pytest.mark.parametrize("pooling", ["cls", "last"])
