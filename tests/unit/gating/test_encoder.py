@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence
+from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -299,6 +300,22 @@ async def test_a_dead_thread_leaves_no_caller_hanging() -> None:
         assert not batching.alive
         with pytest.raises(ServiceUnavailable):
             await batching.encode(["after"])
+
+
+async def test_a_batch_that_hangs_ends_the_watch_and_the_waiting() -> None:
+    slow = Slow()
+    async with BatchingEncoder(slow) as batching:
+        assert batching.busy_s == 0
+        callers = [asyncio.create_task(batching.encode(["first"]))]
+        await wait_until(lambda: slow.calls)
+        callers += [asyncio.create_task(batching.encode(["second"]))]
+        await wait_until(lambda: batching.queued == 1 and batching.busy_s > 0)
+        with pytest.raises(RuntimeError, match="one batch for over"):
+            await batching.watch(timedelta(milliseconds=1))
+        results = await asyncio.gather(*callers, return_exceptions=True)
+        assert [type(result) for result in results] == [ServiceUnavailable] * 2
+        slow.go.set()
+        await wait_until(lambda: batching.busy_s == 0)
 
 
 async def test_a_caller_that_gave_up_harms_nobody() -> None:
