@@ -142,12 +142,14 @@ def is_fatal(error: BaseException) -> bool:
     return isinstance(error, torch.AcceleratorError) and not isinstance(error, torch.OutOfMemoryError)
 
 
-def readable(text: str, model: Encoder | Classifier | LogProb) -> str:
-    """The part of a text that the model can come to read, cleaned of control and special tokens."""
+def readable(text: str, model: Encoder | Classifier | LogProb, *, newest: bool | None = None) -> str:
+    """The part of a text that the model can come to read, cleaned of control and special tokens: its end if
+    ``newest``, its beginning if not; by default what the tokenizer leaves of a long one."""
     give_way()
     most = model.tokens.max_tokens * CHARS_READ_PER_TOKEN
-    left = getattr(model.tokenizer, "truncation_side", "right") == "left"
-    return clean(text[-most:] if left else text[:most], model.tokenizer)
+    if newest is None:
+        newest = getattr(model.tokenizer, "truncation_side", "right") == "left"
+    return clean(text[-most:] if newest else text[:most], model.tokenizer)
 
 
 def _tokens(chars: int, limit: int) -> int:
@@ -245,8 +247,9 @@ class _Score:
         model = self._ops.model
         groups = [
             self._ops.form.group(
-                [(turn.role, readable(turn.content, model)) for turn in batch.turns],
-                [readable(batch.completions[i], model) for i in indices],
+                # As Form cuts them: of a prompt the end is read, where the question is, of an answer the beginning.
+                [(turn.role, readable(turn.content, model, newest=True)) for turn in batch.turns],
+                [readable(batch.completions[i], model, newest=False) for i in indices],
             )
             for batch, indices in runs
         ]

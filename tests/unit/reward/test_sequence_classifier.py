@@ -247,6 +247,21 @@ async def test_what_is_too_long_is_cut_so_that_both_are_read_and_the_template_st
     assert all(c.endswith("<|im_end|>\n") for c in group.completions)
 
 
+@pytest.mark.parametrize("template", [CHATML, None])
+async def test_of_a_very_long_prompt_the_question_at_its_end_is_read(tmp_path: Path, template: str | None):
+    path = save_classifier(tmp_path / "model", template=template)
+    stack = build(config_of(path), Models()).stack
+
+    async def rewards(prompt: str) -> list[float]:
+        batch = Batch((Turn("user", prompt),), COMPLETIONS, "answer", Inline())
+        return (await stack.score(batch, Statistics())).rewards.tolist()
+
+    context = "The sea is deep and the air is clear. " * 600
+    blue, deep = await rewards(f"{context}Why is the sky blue?"), await rewards(f"{context}How deep is it?")
+    assert max(abs(a - b) for a, b in zip(blue, deep, strict=True)) > 1e-3
+    assert await rewards(f"{context * 2}Why is the sky blue?") == pytest.approx(blue, abs=1e-5)
+
+
 async def test_scores_do_not_depend_on_how_a_list_is_cut(tmp_path: Path):
     path = save_classifier(tmp_path / "model", template=CHATML)
     model = Models().classifier(str(path), label=0, max_tokens=None)
