@@ -16,13 +16,9 @@ from services.reward.engine.budget import TokenBudget
 from services.reward.engine.deberta import CpuDisentangledAttention, deberta_of
 from services.reward.engine.deberta_gpu import GpuDisentangledAttention
 from services.reward.engine.decoder import PackedDecoder
-from services.reward.engine.fallback import Fallback
+from services.reward.engine.fallback import Fallback, alike
 from services.reward.engine.families import Unsupported, decoder_of
 from services.reward.engine.plan import Ids
-
-# How far a packed forward may be from transformers' before it is not used: (absolute, relative) by type.
-# fp32 is far tighter in practice (1e-6); half types differ between any two kernels.
-TOLERANCES = {torch.float32: (1e-4, 1e-4), torch.float16: (3e-2, 3e-2), torch.bfloat16: (1e-1, 1e-1)}
 
 
 def decoder_backend(
@@ -71,9 +67,8 @@ def proven(
         probes += [[[*ids[:9], separator, *ids[9:], separator][:max_tokens]] for ids in probes[0]]
     wanted = np.concatenate([plain.rows([[ids]], TokenBudget(1 << 20)) for group in probes for ids in group])
     found = packed.rows(probes, TokenBudget(1 << 20))
-    absolute, relative = TOLERANCES.get(plain.model.dtype, (1e-4, 1e-4))
     worst = float(np.abs(found - wanted).max())
-    if not worst <= absolute + relative * float(np.abs(wanted).max()):
+    if not alike(found, wanted, plain.model.dtype):
         return plain, f"the packed forward of this model differs from transformers' by {worst:.2g}"
     return packed, None
 
