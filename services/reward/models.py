@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import structlog
 import torch
 from numpy.typing import NDArray
 from transformers.utils.logging import disable_progress_bar
@@ -30,6 +31,8 @@ from services.reward.engine.logprob import LogProb, load_logprob
 from services.reward.engine.turns import give_way
 from services.reward.template import Form
 from services.reward.work import CHARS_PER_TOKEN, Op, TextOp
+
+log = structlog.get_logger(__name__)
 
 M = TypeVar("M")
 
@@ -120,7 +123,14 @@ class Models:
                 self.loaded[key] = open_it(resolve_model(name))
             except ModelError as error:
                 raise BadModel(error.sentence.rstrip("."), remedy=error.remedy) from error
+            if why := self._why_slow(self.loaded[key]):
+                log.warning("a model runs in padded batches, several times slower", model=name, reason=why)
         return self.loaded[key]
+
+    @staticmethod
+    def _why_slow(loaded: Any) -> str | None:
+        model = loaded.encoder if isinstance(loaded, EncoderOps) else loaded
+        return model.why_fallback
 
 
 def choose_device(setting: str) -> str:

@@ -12,11 +12,10 @@ import torch
 import transformers
 
 from services.reward.engine.budget import TokenBudget
-from services.reward.engine.build import packed_body, probe_groups
+from services.reward.engine.build import packed_body, probe_groups, unpackable
 from services.reward.engine.decoder import KeyValue, PackedDecoder
 from services.reward.engine.errors import ModelError
 from services.reward.engine.fallback import alike
-from services.reward.engine.families import Unsupported
 from services.reward.engine.load import identity_of, open_directory
 from services.reward.engine.plan import Group, Ids, batches_by_length, chunks
 from services.reward.engine.put import put
@@ -147,15 +146,15 @@ class LogProb:
         """The packed form if it gives what transformers gives for a few probes, else why not."""
         if self.whole_logits:
             return None, "its logits are more than its head's"
-        try:
-            packed = packed_body(self._model.base_model, self.max_tokens)
-        except Unsupported as error:
-            return None, str(error)
         probes = probe_groups(self._model.config.get_text_config().vocab_size, self.max_tokens)
         families = [[(tuple(ids), max(1, 2 * len(ids) // 3)) for ids in group] for group in probes]
         items = [item for family in families for item in family if _has_own(item)]
         found: dict[Item, float] = {}
-        self._run_packed(packed, families, found, 1 << 20)
+        try:
+            packed = packed_body(self._model.base_model, self.max_tokens)
+            self._run_packed(packed, families, found, 1 << 20)
+        except Exception as error:
+            return None, unpackable(error)
         if not items:
             return packed, None
         ours = np.array([found[item] for item in items])
