@@ -53,6 +53,7 @@ def parse(argv: Sequence[str]) -> Options:
         raise BadSetting("--base-url is missing", remedy="Name the API root, as in http://127.0.0.1:8000/v1.")
     for flag, value, low, high in (
         ("--port", given.port, 1, 65535),
+        ("--external-port", given.external_port, 0, 65535),
         ("--netuid", given.netuid, 0, 65535),
         ("--max-tokens", given.max_tokens, 1, 100_000),
         ("--temperature", given.temperature, 0, 5),
@@ -61,6 +62,7 @@ def parse(argv: Sequence[str]) -> Options:
         ("--chain-deadline", given.chain_deadline, 1, 86_400),
         ("--sync", given.sync, 1, 86_400),
         ("--drain", given.drain, 0, 300),
+        ("--min-stake", given.min_stake or 0.0, 0, float("inf")),
     ):
         # A NaN is in no range.
         if not low <= value <= high:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -119,6 +119,13 @@ def config_path(given: Path | None) -> Path | None:
     if os.environ.get("COREMESH_CONFIG"):
         return Path(os.environ["COREMESH_CONFIG"])
     return DEVNET_CONFIG if DEVNET_CONFIG.exists() else None
+
+
+def with_config(words: Sequence[str], given: Path | None = None) -> list[str]:
+    """The words of a command that becomes a service's own, and the settings file that it reads where they name none."""
+    named = any(word in ("--help", "--config") or word.startswith("--config=") for word in words)
+    path = None if named else config_path(given)
+    return [*words, *(["--config", str(path)] if path else [])]
 
 
 def _row(record: CallerRecord) -> dict[str, Any]:

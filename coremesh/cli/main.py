@@ -16,6 +16,7 @@ from coremesh.cli.completion import PassesOn, TakesSettings
 from coremesh.cli.doctor.command import PASS_ON as TAKES_SETTINGS
 from coremesh.cli.doctor.command import doctor
 from coremesh.cli.keys import config_path as _config
+from coremesh.cli.keys import with_config
 from coremesh.cli.up import up as run_mesh
 from coremesh.command import quietly
 from coremesh.errors import CoremeshError
@@ -129,10 +130,7 @@ def miner(context: typer.Context) -> None:
 @app.command(cls=TakesSettings, context_settings=PASS_ON)
 def replay(context: typer.Context) -> None:
     """Recompute scores and weights from the history and compare them with what is held and was set."""
-    words = list(context.args)
-    if not {"--help", "--config"} & set(words) and (path := _config(None)):
-        words += ["--config", str(path)]
-    _become("services.weights", ["replay", *words])
+    _become("services.weights", ["replay", *with_config(context.args)])
 
 
 gating = typer.Typer(help="Learning whom to ask.", no_args_is_help=True)
@@ -142,10 +140,7 @@ app.add_typer(gating, name="gating")
 @gating.command(cls=TakesSettings, context_settings=PASS_ON)
 def evaluate(context: typer.Context) -> None:
     """Replay recorded events through several rules (`coremesh gating evaluate --help` for its options)."""
-    words = list(context.args)
-    if not {"--help", "--config"} & set(words) and (path := _config(None)):
-        words += ["--config", str(path)]
-    _become("services.gating", ["evaluate", *words])
+    _become("services.gating", ["evaluate", *with_config(context.args)])
 
 
 reward = typer.Typer(help="What completions are worth.", no_args_is_help=True)
@@ -155,10 +150,7 @@ app.add_typer(reward, name="reward")
 @reward.command(cls=TakesSettings, context_settings=PASS_ON)
 def compare(context: typer.Context) -> None:
     """Compare a shadow stack with the one that counts (`coremesh reward compare --help` for its options)."""
-    words = list(context.args)
-    if not {"--help", "--config"} & set(words) and (path := _config(None)):
-        words += ["--config", str(path)]
-    _become("services.reward", ["compare", *words])
+    _become("services.reward", ["compare", *with_config(context.args)])
 
 
 records.register(app, lambda module, words: _become(module, words))

@@ -12,7 +12,7 @@ from coremesh.cli.client import Client
 from coremesh.cli.completion import PassesOn, TakesSettings
 from coremesh.cli.explain import explain as ask_and_show
 from coremesh.cli.history import tail as print_tail
-from coremesh.cli.keys import config_path
+from coremesh.cli.keys import config_path, with_config
 
 PASS_ON: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 MODULE = "services.weights"
@@ -48,7 +48,7 @@ def register(app: typer.Typer, become: Callable[[str, list[str]], None]) -> None
         if offline or from_parquet:
             words = [str(uid), f"--events={events}", *["--sign"] * sign, *["--json"] * as_json]
             words += [f"--from-parquet={from_parquet}"] * bool(from_parquet)
-            become(MODULE, ["explain", *_with_config(words, config)])
+            become(MODULE, ["explain", *with_config(words, config)])
         with Client(config_path(config)) as client:
             ask_and_show(client, uid, events, sign=sign, as_json=as_json)
 
@@ -60,7 +60,7 @@ def register(app: typer.Typer, become: Callable[[str, list[str]], None]) -> None
     @app.command(cls=TakesSettings, context_settings=PASS_ON)
     def backtest(context: typer.Context) -> None:
         """Fold the history through several rules side by side (`coremesh backtest --help` for its options)."""
-        become(MODULE, ["backtest", *_with_config(list(context.args))])
+        become(MODULE, ["backtest", *with_config(context.args)])
 
     history = typer.Typer(help="What is recorded.", no_args_is_help=True)
     app.add_typer(history, name="history")
@@ -80,13 +80,6 @@ def register(app: typer.Typer, become: Callable[[str, list[str]], None]) -> None
     @history.command(cls=TakesSettings, context_settings=PASS_ON)
     def export(context: typer.Context) -> None:
         """Write events as Parquet (`coremesh history export --help` for its options)."""
-        become(MODULE, ["export", *_with_config(list(context.args))])
+        become(MODULE, ["export", *with_config(context.args)])
 
     _ = (explain, verify, backtest, tail, export)
-
-
-def _with_config(words: list[str], given: Path | None = None) -> list[str]:
-    if {"--help", "--config"} & set(words):
-        return words
-    path = config_path(given)
-    return [*words, "--config", str(path)] if path else words

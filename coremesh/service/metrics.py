@@ -45,15 +45,20 @@ async def watch_loop_lag() -> None:
         LOOP_LAG_SECONDS.observe(max(0.0, time.monotonic() - start - LAG_PROBE_S))
 
 
-async def watch_fold(name: str, status: Callable[[], FoldStatus]) -> None:
-    """Show where a fold stands, for ever."""
+async def watch_fold(name: str, status: Callable[[], FoldStatus | None]) -> None:
+    """Show where a fold stands, for ever; nothing of it while there is no status, when nobody is to lead it."""
     while True:
         now = status()
-        FOLD_VERSION.labels(name).set(now.version)
-        FOLD_LEADING.labels(name).set(now.leading)
-        FOLD_GAPS.labels(name).set(now.gaps)
-        appended_ms = stream_key(now.last_id)[0]
-        if now.leading and appended_ms:
+        if now is None:
+            for shown in (FOLD_VERSION, FOLD_LEADING, FOLD_GAPS):
+                with contextlib.suppress(KeyError):
+                    shown.remove(name)
+        else:
+            FOLD_VERSION.labels(name).set(now.version)
+            FOLD_LEADING.labels(name).set(now.leading)
+            FOLD_GAPS.labels(name).set(now.gaps)
+        appended_ms = stream_key(now.last_id)[0] if now is not None else 0
+        if now is not None and now.leading and appended_ms:
             FOLD_EVENT_TIME.labels(name).set(appended_ms / 1000)
         else:
             # A standby's place stands still, and would look like a fold that lags.

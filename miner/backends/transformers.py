@@ -173,8 +173,7 @@ class TransformersBackend:
     def _encode(self, turns: Turns) -> torch.Tensor:
         """Token ids [1, n] of the conversation, its beginning cut off where the model would have no room to answer."""
         if self._tokenizer.chat_template:
-            text = self._tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-            ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+            ids = self._tokenizer(self._rendered(turns), add_special_tokens=False)["input_ids"]
         else:
             lines = [f"{turn['role']}: {turn['content']}" for turn in turns]
             ids = self._tokenizer("\n".join([*lines, "assistant:"]))["input_ids"]
@@ -183,11 +182,32 @@ class TransformersBackend:
             ids = ids[-max(1, room - self._max_tokens) :]
         return torch.tensor([ids], device=self._device)
 
+    def _rendered(self, turns: Turns) -> str:
+        """The conversation in the model's own template. Some (Gemma's) refuse system messages, with which training's
+        questions begin, or two turns of one role in a row: such a conversation is told in turns that alternate."""
+        try:
+            return self._tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        except Exception:  # a template is a program of the model's author
+            told = alternating(turns)
+            return self._tokenizer.apply_chat_template(told, add_generation_prompt=True, tokenize=False)
+
     def _padding(self) -> int:
         for token in (self._tokenizer.pad_token_id, self._tokenizer.eos_token_id):
             if token is not None:
                 return int(token)
         return 0
+
+
+def alternating(turns: Turns) -> Turns:
+    """The conversation with a user's turn first and no two of one role in a row; what the system says, a user does."""
+    told: Turns = []
+    for turn in turns:
+        role = turn["role"] if turn["role"] == "assistant" and told else "user"
+        if told and told[-1]["role"] == role:
+            told[-1]["content"] += "\n\n" + turn["content"]
+        else:
+            told.append({"role": role, "content": turn["content"]})
+    return told
 
 
 async def _pieces(job: _Job) -> AsyncGenerator[str, None]:

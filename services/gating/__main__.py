@@ -14,12 +14,11 @@ import torch  # noqa: E402
 from fastapi import FastAPI  # noqa: E402
 from transformers.utils import logging as transformers_logging  # noqa: E402
 
-from coremesh.errors import BadSetting  # noqa: E402
 from coremesh.modelfiles import resolve_model  # noqa: E402
 from coremesh.service import Health, Loops, run_service  # noqa: E402
 from coremesh.settings import ChainSettings, GatingSettings, MeshSettings, RedisSettings, Settings  # noqa: E402
 from services.gating.app import create_gating_app  # noqa: E402
-from services.gating.encoder import SentenceEncoder  # noqa: E402
+from services.gating.encoder import SentenceEncoder, choose_device  # noqa: E402
 from services.gating.evaluate import main as evaluate  # noqa: E402
 
 PORT = 8081
@@ -30,20 +29,8 @@ def factory(settings: Settings, loops: Loops, health: Health) -> FastAPI:
     gating = settings[GatingSettings]
     torch.set_num_threads(gating.threads)
     transformers_logging.disable_progress_bar()
-    encoder = SentenceEncoder(resolve_model(gating.encoder), device=_device(gating.device))
+    encoder = SentenceEncoder(resolve_model(gating.encoder), device=choose_device(gating.device))
     return create_gating_app(settings, encoder, loops, health)
-
-
-def _device(wanted: str) -> str:
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(wanted)
-    except RuntimeError:
-        raise BadSetting(f"gating.device: got {wanted!r}; takes auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise BadSetting(f"gating.device: got {wanted!r}; this machine has no CUDA device")
-    return wanted
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 import time
@@ -29,7 +28,7 @@ from coremesh.settings import (
     Settings,
 )
 from coremesh.types import new_event_id
-from services.gating.batching import BatchingEncoder
+from services.gating.batching import STUCK_AFTER, BatchingEncoder
 from services.gating.encoder import TextEncoder
 from services.gating.generation import FOLD, NEXT, ROLE, Generations
 from services.gating.learning import GatingLearning
@@ -68,7 +67,7 @@ def create_gating_app(settings: Settings, encoder: TextEncoder, loops: Loops, he
             loops.start("metagraph", book.run())
             loops.start("fold-metrics", watch_fold(FOLD, lambda: generations.status))
             loops.start("next-fold-metrics", watch_fold(NEXT, lambda: generations.status_beside))
-            loops.start("encoder", _watch(batching))
+            loops.start("encoder", batching.watch())
             loops.start("gpus", watch_gpus())
             yield
             await loops.stop()
@@ -79,7 +78,11 @@ def create_gating_app(settings: Settings, encoder: TextEncoder, loops: Loops, he
         return None
 
     async def encoder_alive() -> str | None:
-        return None if batching.alive else "the encoder's thread is dead"
+        if not batching.alive:
+            return "the encoder's thread is dead"
+        if batching.busy_s > STUCK_AFTER.total_seconds() / 4:
+            return f"the encoder has had one batch for {batching.busy_s:.0f} s"
+        return None
 
     async def metagraph_known() -> str | None:
         return None if book.roll is not None else "no metagraph has been published yet"
@@ -133,10 +136,3 @@ def create_gating_app(settings: Settings, encoder: TextEncoder, loops: Loops, he
 
     _ = head
     return app
-
-
-async def _watch(batching: BatchingEncoder) -> None:
-    """End when the encoder's thread has died, so that the process ends too."""
-    while batching.alive:  # noqa: ASYNC110 - a thread cannot set an asyncio.Event once it is dead
-        await asyncio.sleep(0.5)
-    raise RuntimeError("the encoder's thread died")

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from hashlib import blake2b
 
 import numpy as np
@@ -28,6 +29,10 @@ TAKEN_PROMPTS = Histogram(
     buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024),
 )
 
+STUCK_AFTER = timedelta(minutes=10)
+"""No batch takes so long: what encodes it hangs, and with it the fold, whose lease is renewed all the same."""
+JOIN_S = 10.0
+"""For the batch in hand when it is time to stop; one that hangs is left behind."""
 STEP_BACK = 5
 """Less than reward's models: users wait for gating first, and not for long."""
 
@@ -103,6 +108,7 @@ class BatchingEncoder:
         self._death: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._since_s: float | None = None
         self.batches = 0
 
     @property
@@ -121,6 +127,12 @@ class BatchingEncoder:
         return self._thread is not None and self._thread.is_alive() and self._death is None
 
     @property
+    def busy_s(self) -> float:
+        """Seconds that the batch in hand has taken already; 0 without one."""
+        since_s = self._since_s
+        return 0.0 if since_s is None else time.perf_counter() - since_s
+
+    @property
     def queued(self) -> int:
         """Texts that wait for the thread."""
         return len(self._queue)
@@ -136,7 +148,7 @@ class BatchingEncoder:
             self._stopping = True
             self._wake.notify()
         if self._thread is not None:
-            await asyncio.to_thread(self._thread.join)
+            await asyncio.to_thread(self._thread.join, JOIN_S)
         self._fail_all(ServiceUnavailable("the encoder is shutting down"))
 
     async def encode(self, texts: Sequence[str]) -> np.ndarray:
@@ -165,6 +177,16 @@ class BatchingEncoder:
             out[at] = await future
         return out
 
+    async def watch(self, stuck_after: timedelta = STUCK_AFTER) -> None:
+        """Raises RuntimeError when the thread has died, or hangs: its callers then get ServiceUnavailable. Else never
+        ends."""
+        while self.alive:
+            if self.busy_s > stuck_after.total_seconds():
+                self._fail_all(ServiceUnavailable("the encoder hangs"))
+                raise RuntimeError(f"the encoder has had one batch for over {self.busy_s:.0f} s")
+            await asyncio.sleep(0.5)
+        raise RuntimeError("the encoder's thread died") from self._death
+
     def _submit(self, fresh: dict[bytes, _Job]) -> None:
         with self._wake:
             if len(self._queue) + len(fresh) > self._max_queued:
@@ -180,12 +202,14 @@ class BatchingEncoder:
         step_back(STEP_BACK)
         try:
             while batch := self._take():
+                self._since_s = time.perf_counter()
                 try:
                     vectors = self._encoder.encode([job.text for job in batch])
                 except Exception as error:
                     self._tell(self._fail, batch, error)
                 else:
                     self._tell(self._deliver, batch, vectors)
+                self._since_s = None
         except BaseException as error:
             self._death = error
             self._tell(self._fail_all, ServiceUnavailable(f"the encoder's thread died: {error!r}"))

@@ -18,7 +18,7 @@ import torch
 from prometheus_client import Histogram
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from coremesh.errors import BadModel
+from coremesh.errors import BadModel, BadSetting
 from services.gating.forward import Forward, Pooling
 
 _POOLING_KEYS: dict[str, Pooling] = {
@@ -133,6 +133,21 @@ class SentenceEncoder:
                 return_token_type_ids=False,
             )["input_ids"]
             return self._forward([row or [self._tokenizer.pad_token_id] for row in ids])
+
+
+def choose_device(wanted: str, *, auto: str = "") -> str:
+    """The device of a setting; ``auto`` is a GPU if there is one, or what is said here. Raises BadSetting for one that
+    is not there."""
+    if wanted == "auto":
+        return auto or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=wanted)
+    except (RuntimeError, AssertionError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
+        raise BadSetting(
+            f"gating.device: {wanted} cannot be used: {first}", remedy="Take auto, cpu or cuda:N."
+        ) from None
+    return wanted
 
 
 def _own_pooling(root: Path) -> Pooling:

@@ -26,7 +26,7 @@ from coremesh.settings import ALL_SECTIONS, ChainSettings, GatingSettings, Redis
 from coremesh.types import ORIGIN, stream_key
 from services.gating.batching import BatchingEncoder
 from services.gating.contest import CONTESTANTS, Contest, contestant, standard_error, windows
-from services.gating.encoder import SentenceEncoder, TextEncoder
+from services.gating.encoder import SentenceEncoder, TextEncoder, choose_device
 from services.gating.learning import prompt_text, told
 
 DONE, FAILED, BAD_SETTING, NOTHING = 0, 1, 2, 3
@@ -306,7 +306,7 @@ async def _run(
     try:
         await history.ping()
         encoder = SentenceEncoder(
-            resolve_model(gating.encoder), device="cpu" if gating.device == "auto" else gating.device
+            resolve_model(gating.encoder), device=choose_device(gating.device, auto="cpu")
         )
         return await evaluate(
             history,

@@ -99,9 +99,9 @@ class Generations:
         return self._runner.status
 
     @property
-    def status_beside(self) -> FoldStatus:
-        """Of the fold of a generation that is to take over."""
-        return self._beside.status
+    def status_beside(self) -> FoldStatus | None:
+        """Of the fold of a generation that is to take over; None where this process's is not to."""
+        return self._beside.status if self.place is Place.BESIDE else None
 
     @property
     def lacking(self) -> str | None:

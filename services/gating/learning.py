@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from coremesh.errors import Busy
 from coremesh.events import Event, Flag, ForwardEvent, Message, MetagraphEvent
 from coremesh.history.protocol import Entry
 from coremesh.settings import GatingSettings
@@ -17,6 +18,10 @@ from services.gating.fold import GatingFold, GatingObservation
 
 LAYOUT = 2
 """Changes when what the fold keeps, or how it reads an event, does."""
+AT_ONCE = 64
+"""Texts of the history that the encoder is given at once."""
+PAUSE_S = 0.02
+"""Before texts that found no place are offered again."""
 
 
 class Encoder(Protocol):
@@ -33,7 +38,7 @@ class Encoder(Protocol):
         ...
 
     async def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit vectors float32 [n, dim]."""
+        """Unit vectors float32 [n, dim]. Raises Busy where too many wait already."""
         ...
 
 
@@ -69,7 +74,14 @@ class GatingLearning:
 
     def load(self, state: bytes) -> GatingFold:
         """The fold in a checkpoint of this format."""
-        return GatingFold.from_bytes(state, self._settings.rule, self._encoder.dim, self._encoder.identity)
+        return GatingFold.from_bytes(
+            state,
+            self._settings.rule,
+            self._encoder.dim,
+            self._encoder.identity,
+            learning_rate=self._settings.learning_rate,
+            momentum=self._settings.momentum,
+        )
 
     def dump(self, state: GatingFold) -> bytes:
         """The fold for a checkpoint."""
@@ -78,8 +90,23 @@ class GatingLearning:
     async def apply(self, state: GatingFold, entries: list[Entry]) -> GatingFold:
         """Fold forwards and metagraph changes, in their order. Off the event loop: refitting takes its time."""
         texts = [prompt_text(messages) for entry in entries if (messages := told(entry.event))]
-        vectors = list(await self._encoder.encode(texts)) if texts else []
+        vectors = await self._encoded(texts)
         return await asyncio.to_thread(self._fold, state, entries, vectors)
+
+    async def _encoded(self, texts: list[str]) -> list[np.ndarray]:
+        """A few at a time, so that callers' prompts come in between; and again where callers leave no place for them: a
+        fold that gave up would end the process just when it is needed most."""
+        vectors: list[np.ndarray] = []
+        some = AT_ONCE
+        while len(vectors) < len(texts):
+            try:
+                vectors += list(await self._encoder.encode(texts[len(vectors) : len(vectors) + some]))
+            except Busy:
+                some = max(1, some // 2)
+                await asyncio.sleep(PAUSE_S)
+            else:
+                some = AT_ONCE
+        return vectors
 
     def _fold(self, state: GatingFold, entries: list[Entry], embeddings: list[np.ndarray]) -> GatingFold:
         vectors = iter(embeddings)

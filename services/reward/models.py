@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import structlog
 import torch
 from numpy.typing import NDArray
 from transformers.utils.logging import disable_progress_bar
@@ -30,6 +31,8 @@ from services.reward.engine.logprob import LogProb, load_logprob
 from services.reward.engine.turns import give_way
 from services.reward.template import Form
 from services.reward.work import CHARS_PER_TOKEN, Op, TextOp
+
+log = structlog.get_logger(__name__)
 
 M = TypeVar("M")
 
@@ -105,7 +108,11 @@ class Models:
 
     def halvings(self) -> dict[str, int]:
         """Per model, how often memory ran out and its token budget was halved."""
-        return {key[1]: int(model.oom_halvings) for key, model in self.loaded.items()}
+        found: dict[str, int] = {}
+        # One name may be loaded twice: as an encoder and as a classifier, or with two limits.
+        for key, model in self.loaded.items():
+            found[key[1]] = found.get(key[1], 0) + int(model.oom_halvings)
+        return found
 
     def _how(self) -> dict[str, Any]:
         return {"device": self.device, "dtype": self.dtype, "token_budget": self.token_budget}
@@ -116,7 +123,14 @@ class Models:
                 self.loaded[key] = open_it(resolve_model(name))
             except ModelError as error:
                 raise BadModel(error.sentence.rstrip("."), remedy=error.remedy) from error
+            if why := self._why_slow(self.loaded[key]):
+                log.warning("a model runs in padded batches, several times slower", model=name, reason=why)
         return self.loaded[key]
+
+    @staticmethod
+    def _why_slow(loaded: Any) -> str | None:
+        model = loaded.encoder if isinstance(loaded, EncoderOps) else loaded
+        return model.why_fallback
 
 
 def choose_device(setting: str) -> str:
@@ -126,7 +140,7 @@ def choose_device(setting: str) -> str:
     try:
         torch.empty(0, device=setting)
     except (RuntimeError, AssertionError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
+        first = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
         raise BadModel(
             f"COREMESH_REWARD_DEVICE: {setting} cannot be used: {first}", remedy="Take auto, cpu or cuda:N."
         ) from None
@@ -138,12 +152,14 @@ def is_fatal(error: BaseException) -> bool:
     return isinstance(error, torch.AcceleratorError) and not isinstance(error, torch.OutOfMemoryError)
 
 
-def readable(text: str, model: Encoder | Classifier | LogProb) -> str:
-    """The part of a text that the model can come to read, cleaned of control and special tokens."""
+def readable(text: str, model: Encoder | Classifier | LogProb, *, newest: bool | None = None) -> str:
+    """The part of a text that the model can come to read, cleaned of control and special tokens: its end if
+    ``newest``, its beginning if not; by default what the tokenizer leaves of a long one."""
     give_way()
     most = model.tokens.max_tokens * CHARS_READ_PER_TOKEN
-    left = getattr(model.tokenizer, "truncation_side", "right") == "left"
-    return clean(text[-most:] if left else text[:most], model.tokenizer)
+    if newest is None:
+        newest = getattr(model.tokenizer, "truncation_side", "right") == "left"
+    return clean(text[-most:] if newest else text[:most], model.tokenizer)
 
 
 def _tokens(chars: int, limit: int) -> int:
@@ -241,8 +257,9 @@ class _Score:
         model = self._ops.model
         groups = [
             self._ops.form.group(
-                [(turn.role, readable(turn.content, model)) for turn in batch.turns],
-                [readable(batch.completions[i], model) for i in indices],
+                # As Form cuts them: of a prompt the end is read, where the question is, of an answer the beginning.
+                [(turn.role, readable(turn.content, model, newest=True)) for turn in batch.turns],
+                [readable(batch.completions[i], model, newest=False) for i in indices],
             )
             for batch, indices in runs
         ]

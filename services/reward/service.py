@@ -140,9 +140,12 @@ class RewardService:
             return {}
         try:
             scored = await self._shadow.score(batch, self.shadow_statistics)
-        except (CoremeshError, ModelError) as error:
+        # Whatever a model, a template or an endpoint that is only tried out may raise. Its class alone where it is not
+        # ours: what a tokenizer says may quote the text.
+        except Exception as error:
             metrics.SHADOW.labels("failed").inc()
-            log.warning("the shadow stack failed", reason=str(error))
+            ours = isinstance(error, CoremeshError | ModelError)
+            log.warning("the shadow stack failed", reason=str(error) if ours else type(error).__name__)
             return {}
         metrics.SHADOW.labels("scored").inc()
         columns = {"reward": scored.rewards, **scored.raw}

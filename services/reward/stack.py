@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from services.reward.batch import Batch, Floats, Function, Mask
 from services.reward.config import Normalise
+from services.reward.engine.text import visible
 from services.reward.learnt import Signs
 from services.reward.statistics import Statistics, normalise
 from services.reward.work import Op
@@ -96,7 +97,7 @@ class Stack:
         """Score a batch of n completions; n = 0 gives empty arrays.
 
         ``reward = (sum of weight * normalised) * (product of masks)``. Masks only lower: a negative sum is left
-        as it is, since a factor below one would lift it. An empty completion has no reward above 0.
+        as it is, since a factor below one would lift it. A completion that shows nothing has no reward above 0.
         """
         n = len(batch)
         raw: dict[str, Floats] = {}
@@ -107,10 +108,10 @@ class Stack:
             key = weighted.function.key(batch)
             with self._timed(key):
                 values = await weighted.function.raw(batch) if n else np.zeros(0)
-            raw[key] = finite(values, weighted.rule.mean)
+            raw[key] = finite(values, weighted.rule.mean, dear=weighted.weight < 0)
             normalised[key] = normalise(raw[key], weighted.rule, statistics, key)
             total += weighted.weight * normalised[key]
-        product = np.array([1.0 if completion.strip() else 0.0 for completion in batch.completions])
+        product = np.array([1.0 if visible(text).strip() else 0.0 for text in batch.completions])
         for name, mask in self.masks.items():
             with self._timed(f"mask:{name}"):
                 values = await mask.values(batch) if n else np.zeros(0)
@@ -131,9 +132,10 @@ class Stack:
         return Scored(rewards, raw, normalised, masks, statistics.version, signs)
 
 
-def finite(values: NDArray[np.floating], mean: float) -> Floats:
-    """The values as finite float64. One that is no number counts as the worst of its batch, and at most ``mean``."""
+def finite(values: NDArray[np.floating], mean: float, *, dear: bool = False) -> Floats:
+    """The values as finite float64. One that is no number counts as the worst of its batch, and at most ``mean``; with
+    ``dear``, where high values cost, as the highest, and at least ``mean``."""
     wide = np.asarray(values, dtype=np.float64)
     good = np.isfinite(wide)
-    worst = min([mean, *wide[good].tolist()])
+    worst = (max if dear else min)([mean, *wide[good].tolist()])
     return np.clip(np.where(good, wide, worst), -LARGEST, LARGEST)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 from coremesh.errors import BadModel
@@ -13,6 +14,7 @@ from services.reward.engine.turns import give_way
 
 Conversation = Sequence[tuple[str, str]]
 
+_PARAGRAPH = "\n\n"
 # Plain words, so that no tokenizer, template filter or cleaning changes them.
 _MARKS = ("coremeshfirstmark", "coremeshsecondmark", "coremeshthirdmark")
 
@@ -106,10 +108,21 @@ class Form:
         return (text[spans[-most][0] :] if newest else text[: spans[most - 1][1]]), most
 
     def _chat(self, turns: Conversation) -> tuple[str, str]:
-        text = self._render([*turns, ("assistant", _MARKS[2])])
+        text = self._rendered(turns, _MARKS[2])
         before, found, after = text.rpartition(_MARKS[2])
         assert found, "a template that drops the answer is refused at start"
         return before, after
+
+    def _rendered(self, turns: Conversation, answer: str) -> str:
+        """The conversation and an answer to it. Some templates refuse system messages, or two turns of one role in a
+        row (Gemma's, Mistral's): then it is told without the ones and with the others in one; else as one message."""
+        spoken = [(role, text) for role, text in turns if role != "system"] or [("user", t) for _, t in turns]
+        for told in ([*turns, ("assistant", answer)], _joined([*spoken, ("assistant", answer)])):
+            try:
+                return self._render(told)
+            except Exception:  # a template is a program of the model's author
+                continue
+        return self._render([("user", _PARAGRAPH.join(text for _, text in spoken)), ("assistant", answer)])
 
     def _render(self, turns: Conversation) -> str:
         text = self._tokenizer.apply_chat_template(
@@ -166,3 +179,11 @@ class Form:
             f"{model} takes no pairs that can be written as one text",
             remedy='Set template = "plain" or "chat" for this function.',
         )
+
+
+def _joined(turns: Conversation) -> Conversation:
+    """With neighbours of one role in one."""
+    return [
+        (role, _PARAGRAPH.join(text for _, text in same))
+        for role, same in groupby(turns, lambda turn: turn[0])
+    ]

@@ -16,13 +16,10 @@ from services.reward.engine.budget import TokenBudget
 from services.reward.engine.deberta import CpuDisentangledAttention, deberta_of
 from services.reward.engine.deberta_gpu import GpuDisentangledAttention
 from services.reward.engine.decoder import PackedDecoder
-from services.reward.engine.fallback import Fallback
+from services.reward.engine.errors import ModelError
+from services.reward.engine.fallback import Fallback, alike
 from services.reward.engine.families import Unsupported, decoder_of
 from services.reward.engine.plan import Ids
-
-# How far a packed forward may be from transformers' before it is not used: (absolute, relative) by type.
-# fp32 is far tighter in practice (1e-6); half types differ between any two kernels.
-TOLERANCES = {torch.float32: (1e-4, 1e-4), torch.float16: (3e-2, 3e-2), torch.bfloat16: (1e-1, 1e-1)}
 
 
 def decoder_backend(
@@ -61,21 +58,36 @@ def proven(
     max_tokens: int,
     separator: int | None = None,
 ) -> tuple[Backend, str | None]:
-    """`make()` if it agrees with transformers on a few probes, else `plain` and the reason."""
+    """`make()` if it agrees with transformers on a few probes, else `plain` and the reason.
+
+    Whatever else it raises (a kernel that a GPU does not have, a layer that is built in another way) is a reason too.
+    """
     try:
         packed = make()
-    except Unsupported as error:
-        return plain, str(error)
+    except Exception as error:
+        return plain, unpackable(error)
     probes = probe_groups(vocabulary, max_tokens)
     if separator is not None:
         probes += [[[*ids[:9], separator, *ids[9:], separator][:max_tokens]] for ids in probes[0]]
     wanted = np.concatenate([plain.rows([[ids]], TokenBudget(1 << 20)) for group in probes for ids in group])
-    found = packed.rows(probes, TokenBudget(1 << 20))
-    absolute, relative = TOLERANCES.get(plain.model.dtype, (1e-4, 1e-4))
+    try:
+        found = packed.rows(probes, TokenBudget(1 << 20))
+    except Exception as error:
+        return plain, unpackable(error)
     worst = float(np.abs(found - wanted).max())
-    if not worst <= absolute + relative * float(np.abs(wanted).max()):
+    if not alike(found, wanted, plain.model.dtype):
         return plain, f"the packed forward of this model differs from transformers' by {worst:.2g}"
     return packed, None
+
+
+def unpackable(error: Exception) -> str:
+    """Why a model is not packed that raised this when it was tried; raises it where no other way would work either."""
+    if isinstance(error, Unsupported):
+        return str(error)
+    # A lost device, and a model that does not fit, fail transformers' way too.
+    if isinstance(error, torch.AcceleratorError | ModelError):
+        raise error
+    return f"its packed forward fails here: {type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
 
 
 def probe_groups(vocabulary: int, max_tokens: int) -> list[list[list[int]]]:

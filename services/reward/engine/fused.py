@@ -106,7 +106,9 @@ def judged(
         if not error <= TOLERANCES[dtype]:
             return Verdict(None, f"plain: the kernel differs by {error:.2g}")
         clock = seconds or _seconds
-        speedup = clock(lambda: run(None)) / clock(lambda: run(found))
+        # What is recorded of time belongs to the thread's current device too.
+        with torch.cuda.device(-1 if device.type != "cuda" or device.index is None else device.index):
+            speedup = clock(lambda: run(None)) / clock(lambda: run(found))
     # Whatever a compiler, a driver or a kernel may raise: the plain step works.
     except Exception as error:
         return Verdict(None, f"plain: {type(error).__name__}: {str(error).partition(chr(10))[0][:120]}")

@@ -10,6 +10,7 @@ of them on the device it is to run on. All arithmetic is fp32 whatever the type 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -250,9 +251,21 @@ def disentangled(
     return out
 
 
+def _where_it_lies(launch: Callable[..., Any]) -> Callable[..., Any]:
+    """On the device of the first tensor. Triton launches on the thread's current device, which is the first GPU unless
+    told otherwise, and there on a queue that does not wait for what another GPU has still to do."""
+
+    @functools.wraps(launch)
+    def launched(x: torch.Tensor, *more: Any) -> Any:
+        with torch.cuda.device_of(x):
+            return launch(x, *more)
+
+    return launched
+
+
 KERNELS: dict[str, Callable[..., Any]] = {
-    "norm_rotate": norm_rotate_,
-    "gated": gated_,
-    "add_norm": add_norm_,
-    "disentangled": disentangled,
+    "norm_rotate": _where_it_lies(norm_rotate_),
+    "gated": _where_it_lies(gated_),
+    "add_norm": _where_it_lies(add_norm_),
+    "disentangled": _where_it_lies(disentangled),
 }

@@ -48,7 +48,7 @@ def open_directory(
     config = read_config(path)
     model = open_model(path, auto, device=device, dtype=dtype, optional=optional)
     tokenizer = open_tokenizer(path)
-    return Opened(path, config, model, tokenizer, token_limit(config, tokenizer, max_tokens))
+    return Opened(path, config, model, tokenizer, token_limit(model, tokenizer, max_tokens))
 
 
 def read_config(path: Path) -> Any:
@@ -132,15 +132,12 @@ def open_tokenizer(path: Path) -> Any:
         ) from error
 
 
-def token_limit(config: Any, tokenizer: Any, max_tokens: int | None) -> int:
+def token_limit(model: Any, tokenizer: Any, max_tokens: int | None) -> int:
     """The most tokens a text may have: what the model takes, or less if `max_tokens` says so."""
-    text = config.get_text_config()
     limits = [MOST_TOKENS, int(min(tokenizer.model_max_length, MOST_TOKENS))]
-    positions = getattr(text, "max_position_embeddings", None)
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if positions:
-        # RoBERTa counts positions from padding_idx + 1.
-        offset = (text.pad_token_id or 0) + 1 if "roberta" in text.model_type else 0
-        limits.append(positions - offset)
+        limits.append(positions - _set_aside(model))
     if max_tokens is not None:
         limits.append(max_tokens)
     if min(limits) < 1:
@@ -148,6 +145,14 @@ def token_limit(config: Any, tokenizer: Any, max_tokens: int | None) -> int:
             "model_incompatible", "The model takes no tokens at all.", "Set max_tokens to 1 or more."
         )
     return min(limits)
+
+
+def _set_aside(model: Any) -> int:
+    """Positions of a model that no token gets: RoBERTa and its relatives count from behind the padding's."""
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            return module.padding_idx + 1
+    return 0
 
 
 def identity_of(path: Path, *more: Path | str) -> str:

@@ -12,10 +12,10 @@ import torch
 import transformers
 
 from services.reward.engine.budget import TokenBudget
-from services.reward.engine.build import TOLERANCES, packed_body, probe_groups
+from services.reward.engine.build import packed_body, probe_groups, unpackable
 from services.reward.engine.decoder import KeyValue, PackedDecoder
 from services.reward.engine.errors import ModelError
-from services.reward.engine.families import Unsupported
+from services.reward.engine.fallback import alike
 from services.reward.engine.load import identity_of, open_directory
 from services.reward.engine.plan import Group, Ids, batches_by_length, chunks
 from services.reward.engine.put import put
@@ -24,7 +24,6 @@ from services.reward.engine.turns import give_way, paced
 
 # A row of logits is as long as the vocabulary: so many numbers at once, a quarter of a gigabyte.
 LOGITS_AT_ONCE = 1 << 26
-PADDING_TOLERANCE = 1e-4
 HEAD_TOLERANCE = 1e-4
 
 Item = tuple[tuple[int, ...], int]
@@ -147,19 +146,21 @@ class LogProb:
         """The packed form if it gives what transformers gives for a few probes, else why not."""
         if self.whole_logits:
             return None, "its logits are more than its head's"
-        try:
-            packed = packed_body(self._model.base_model, self.max_tokens)
-        except Unsupported as error:
-            return None, str(error)
         probes = probe_groups(self._model.config.get_text_config().vocab_size, self.max_tokens)
         families = [[(tuple(ids), max(1, 2 * len(ids) // 3)) for ids in group] for group in probes]
         items = [item for family in families for item in family if _has_own(item)]
         found: dict[Item, float] = {}
-        self._run_packed(packed, families, found, 1 << 20)
-        absolute, relative = TOLERANCES.get(self._model.dtype, (1e-4, 1e-4))
-        wanted = {item: self._run([item])[0] for item in items}
-        worst = max((abs(found[item] - wanted[item]) for item in items), default=0.0)
-        if not worst <= absolute + relative * max(map(abs, wanted.values()), default=0.0):
+        try:
+            packed = packed_body(self._model.base_model, self.max_tokens)
+            self._run_packed(packed, families, found, 1 << 20)
+        except Exception as error:
+            return None, unpackable(error)
+        if not items:
+            return packed, None
+        ours = np.array([found[item] for item in items])
+        wanted = np.array([self._run([item])[0] for item in items])
+        worst = float(np.abs(ours - wanted).max())
+        if not alike(ours, wanted, self._model.dtype):
             return None, f"the packed forward of this model differs from transformers' by {worst:.2g}"
         return packed, None
 
@@ -227,10 +228,8 @@ class LogProb:
     def _padding_is_harmless(self) -> bool:
         probes: list[Item] = [((3, 1, 4, 1, 5, 9, 2, 6), 2), ((2, 7, 1, 8), 1), ((1, 6), 1)]
         together = np.array(self._run(probes))
-        if self._model.dtype != torch.float32:
-            return bool(np.isfinite(together).all())
         alone = np.array([self._run([probe])[0] for probe in probes])
-        return bool(np.abs(together - alone).max() <= PADDING_TOLERANCE)
+        return alike(together, alone, self._model.dtype)
 
 
 def _has_own(item: Item) -> bool:

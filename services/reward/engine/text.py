@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import re
 import unicodedata
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -80,26 +83,51 @@ def clean(text: str, tokenizer: Any) -> str:
     """
     text = well_formed(text).replace("\r\n", "\n").replace("\r", "\n")
     text = _CONTROL.sub(" ", visible(text))
-    specials = special_tokens(tokenizer)
-    if not specials:
+    guard = _guard(tokenizer)
+    if guard is None:
         return text
-    # A blank can itself be part of a special token's spelling; then something that never is must stand in.
-    filler = " " if not any(" " in token for token in specials) else "\ufffd"
-    pattern = re.compile("|".join(re.escape(token) for token in sorted(specials, key=len, reverse=True)))
-    text = pattern.sub(filler, text)
-    if not _forges(text, tokenizer, specials):
+    text = guard.pattern.sub(guard.filler, text)
+    if not guard.forges(text):
         return text
-    text = pattern.sub(filler, unicodedata.normalize("NFKC", text))
-    if not _forges(text, tokenizer, specials):
+    text = guard.pattern.sub(guard.filler, unicodedata.normalize("NFKC", text))
+    if not guard.forges(text):
         return text
-    spelled = "".join(sorted({c for token in specials for c in token if not c.isalnum() and not c.isspace()}))
-    return re.sub(f"[{re.escape(spelled)}]", filler, text) if spelled else text
+    return guard.markup.sub(guard.filler, text) if guard.markup is not None else text
 
 
-def _forges(text: str, tokenizer: Any, specials: set[str]) -> bool:
-    forbidden = set(tokenizer.convert_tokens_to_ids(sorted(specials))) - {tokenizer.unk_token_id, None}
-    ids = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
-    return not forbidden.isdisjoint(ids)
+class _Guard:
+    """What is not to be in a text for a tokenizer with these special tokens."""
+
+    def __init__(self, tokenizer: Any, specials: set[str]) -> None:
+        self._tokenizer = weakref.proxy(tokenizer)
+        # A blank can itself be part of a special token's spelling; then something that never is must stand in.
+        self.filler = " " if not any(" " in token for token in specials) else "\ufffd"
+        ordered = sorted(specials, key=len, reverse=True)
+        self.pattern = re.compile("|".join(map(re.escape, ordered)))
+        spelled = "".join(
+            sorted({c for token in specials for c in token if not c.isalnum() and not c.isspace()})
+        )
+        self.markup = re.compile(f"[{re.escape(spelled)}]") if spelled else None
+        known = set(tokenizer.convert_tokens_to_ids(sorted(specials)))
+        self._forbidden = known - {tokenizer.unk_token_id, None}
+
+    def forges(self, text: str) -> bool:
+        """Whether the tokenizer itself finds a special token in a text."""
+        found = self._tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)
+        return not self._forbidden.isdisjoint(found["input_ids"])
+
+
+_guards: weakref.WeakKeyDictionary[Any, tuple[int, _Guard | None]] = weakref.WeakKeyDictionary()
+
+
+def _guard(tokenizer: Any) -> _Guard | None:
+    """The guard of a tokenizer, made once: some have hundreds of special tokens. None for one that has none."""
+    size, guard = _guards.get(tokenizer, (-1, None))
+    if size != len(tokenizer):
+        specials = special_tokens(tokenizer)
+        guard = _Guard(tokenizer, specials) if specials else None
+        _guards[tokenizer] = len(tokenizer), guard
+    return guard
 
 
 class Tokens:
@@ -123,12 +151,15 @@ class Tokens:
         """One list of 1..max_tokens ids for each text."""
         if not texts:
             return []
-        left = getattr(self.tokenizer, "truncation_side", "right") == "left"
+        return self._of(texts, self.tokenizer)
+
+    def _of(self, texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
+        left = getattr(tokenizer, "truncation_side", "right") == "left"
         cut = [t[-self.max_chars :] if left else t[: self.max_chars] for t in map(well_formed, texts)]
         found: list[list[int]] = []
         for start in range(0, len(cut), AT_ONCE):
             give_way()
-            found += self.tokenizer(
+            found += tokenizer(
                 cut[start : start + AT_ONCE],
                 truncation=True,
                 max_length=self.max_tokens,
@@ -141,11 +172,20 @@ class Tokens:
 
     def groups(self, texts: Sequence[Sequence[str]], *, early: bool) -> Iterable[list[list[int]]]:
         """`of` for each group of texts; `early`: as it is asked for, some groups ahead, on a thread of its own."""
-        steps = ahead(self._group, _steps(texts)) if early else map(self._group, [texts])
+        if not early:
+            return self._group(texts, self.tokenizer)
+        other = self._other
+        steps = ahead(lambda step: self._group(step, other), _steps(texts))
         return (group for step in steps for group in step)
 
-    def _group(self, texts: Sequence[Sequence[str]]) -> list[list[list[int]]]:
-        flat = iter(self.of([text for group in texts for text in group]))
+    @functools.cached_property
+    def _other(self) -> Any:
+        """The tokenizer of threads beside. Whether texts are cut is a tokenizer's state and no argument of its call: of
+        two threads with one, either may get what the other asked for, and a model more tokens than it takes."""
+        return copy.deepcopy(self.tokenizer)
+
+    def _group(self, texts: Sequence[Sequence[str]], tokenizer: Any) -> list[list[list[int]]]:
+        flat = iter(self._of([text for group in texts for text in group], tokenizer))
         return [[next(flat) for _ in group] for group in texts]
 
     def windows(self, text: str, size: int) -> list[list[int]]:

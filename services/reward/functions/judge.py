@@ -22,7 +22,9 @@ SYSTEM = (
     "answer is right, complete, on the topic and plainly said. Reply with one whole number from 0 (worthless) "
     "to 10 (could not be better) and nothing else."
 )
-MARK = re.compile(r"\s*(10|[0-9])\s*(?:/\s*10)?\s*\.?\s*")
+MARK = re.compile(r"(10|[0-9])\s*(?:/\s*10\s*)?\.?")
+"""Of a reply without blanks around it. No two runs of blanks meet: a reply of a thousand could be cut up in a million
+ways."""
 
 
 class Judge:
@@ -57,7 +59,7 @@ class Judge:
         async with self._slots:
             for _ in range(2):
                 reply = await self._ask(framed(prompt, completion, secrets.token_hex(8), self._max_chars))
-                found = MARK.fullmatch(reply)
+                found = MARK.fullmatch(reply.strip())
                 if found:
                     return int(found.group(1)) / 10
         return 0.0

@@ -12,9 +12,10 @@ from services.reward.work import TextOp
 
 MOST_CHARS = 20_000
 
-# A line that opens a section of a task: what a miner writes who answers a template instead of the question.
+# A line that opens a section of a task: what a miner writes who answers a template instead of the question. What stands
+# before the word does not reach over lines: each blank line would be gone through once for every one before it.
 _SECTION = re.compile(
-    r"^[\s#>*_\-]*(question|answer|summary|follow[- ]?up)\b[\s*_]*:", re.IGNORECASE | re.MULTILINE
+    r"^(?:[^\S\n]|[#>*_\-])*(question|answer|summary|follow[- ]?up)\b[\s*_]*:", re.IGNORECASE | re.MULTILINE
 )
 _ASKS = re.compile(r"[?？؟]")
 

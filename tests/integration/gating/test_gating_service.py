@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -94,6 +95,33 @@ async def learnt(client: httpx.AsyncClient, steps: int) -> dict[str, Any]:
         return head if head["steps"] >= steps else None
 
     return await wait_until(look, timeout=60, why=f"{steps} steps learnt")
+
+
+async def led(client: httpx.AsyncClient) -> dict[str, float]:
+    """Gating's folds that are shown, and whether this process leads them: what FoldWithoutLeader looks at."""
+    text = (await client.get("/metrics")).text
+    found = re.findall(r'coremesh_fold_leading{fold="(gating:[^"]+)"} (\S+)', text)
+    return {fold: float(value) for fold, value in found}
+
+
+async def test_a_fold_that_nobody_is_to_lead_alarms_nobody(
+    encoder: SentenceEncoder, redis_history: RedisHistory, redis_url: str
+) -> None:
+    await publish(redis_history, metagraph([hotkey(u) for u in range(4)]))
+    await teach(redis_history)
+    async with gating(encoder, redis_url) as client:
+        await learnt(client, STEPS)
+
+        async def alone() -> bool:
+            return await led(client) == {"gating:head": 1.0}
+
+        await wait_until(alone)
+    async with gating(encoder, redis_url) as client, gating(encoder, redis_url, "--gating.rule=rls") as other:
+
+        async def beside() -> bool:
+            return (await led(other)).get("gating:head:next") == 1.0
+
+        await wait_until(beside, why="another generation grows up beside the serving one")
 
 
 async def test_it_learns_whom_to_ask(

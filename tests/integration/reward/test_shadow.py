@@ -11,6 +11,7 @@ from services.reward.batch import Turn
 from services.reward.service import sampled
 from tests.integration.reward.serving import MINILM, ask, serving, settings
 from tests.integration.reward.test_learning import record
+from tests.unit.reward.models import CHATML, save_classifier
 from tests.wait import wait_until
 
 QUESTION = "Why is the sky blue?"
@@ -65,6 +66,17 @@ async def test_its_failure_is_its_own(tmp_path: Path):
     async with serving(settings(shadow_file(tmp_path, text), "--reward.shadow_share=1")) as client:
         answer = await client.post("/reward", json=ask(QUESTION, COMPLETIONS))
     assert (answer.status_code, set(answer.json()["extra"])) == (200, {OWN})
+
+
+async def test_a_failure_of_its_model_is_its_own_too(tmp_path: Path):
+    template = "{% if 'sky' in messages[0]['content'] %}{{ raise_exception('no') }}{% endif %}" + CHATML
+    model = save_classifier(tmp_path / "model", template=template)
+    text = f'[[function]]\ntype = "sequence_classifier"\nmodel = "{model}"'
+    async with serving(settings(shadow_file(tmp_path, text), "--reward.shadow_share=1")) as client:
+        answer = await client.post("/reward", json=ask(QUESTION, COMPLETIONS))
+        other = await client.post("/reward", json=ask("What is rain?", COMPLETIONS))
+    assert (answer.status_code, set(answer.json()["extra"])) == (200, {OWN})
+    assert len(other.json()["extra"]) > 1
 
 
 async def test_a_shadow_that_learns_keeps_statistics_of_its_own(

@@ -111,6 +111,22 @@ def test_a_wrong_line_is_told_in_one(cli: Cli, words: tuple[str, ...], said: str
     assert re.fullmatch(said, done.stderr), done.stderr
 
 
+@pytest.mark.parametrize("flag", [["--config=mine.toml"], ["--config", "mine.toml"], []])
+@pytest.mark.parametrize(
+    "words",
+    [("reward", "compare"), ("replay",), ("history", "export", "--to=out"), ("explain", "1", "--offline")],
+)
+def test_a_command_reads_the_settings_file_that_it_was_given(
+    cli: Cli, tmp_path: Path, words: tuple[str, ...], flag: list[str]
+) -> None:
+    (tmp_path / ".devnet").mkdir()
+    for file, port in ((".devnet/coremesh.toml", 1), ("mine.toml", 2)):
+        (tmp_path / file).write_text(f'[redis]\nurl = "redis://127.0.0.1:{port}/0"\n')
+    ended = cli(*words, *flag)
+    assert ended.returncode == 1
+    assert f"127.0.0.1:{2 if flag else 1}" in ended.stderr
+
+
 def test_a_fault_shows_no_stack_trace(cli: Cli, tmp_path: Path) -> None:
     done = cli("status", "--config", str(tmp_path), "--json")
     assert done.returncode == 2

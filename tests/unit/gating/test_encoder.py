@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence
+from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,10 @@ from transformers import (
     RobertaModel,
 )
 
-from coremesh.errors import BadModel, Busy, ServiceUnavailable
+from coremesh.errors import BadModel, BadSetting, Busy, ServiceUnavailable
 from services.gating.attention import similar
 from services.gating.batching import BatchingEncoder
-from services.gating.encoder import SentenceEncoder
+from services.gating.encoder import SentenceEncoder, choose_device
 from services.gating.forward import Forward, batches
 from services.gating.packed import packs
 from tests.wait import wait_until
@@ -92,6 +93,14 @@ def test_identity_follows_whatever_changes_the_vectors(minilm: Path, encoder: Se
     assert SentenceEncoder(minilm).identity == encoder.identity
     assert SentenceEncoder(minilm, pooling="cls").identity != encoder.identity
     assert SentenceEncoder(minilm, max_tokens=64).identity != encoder.identity
+
+
+@pytest.mark.parametrize("device", ["cuda:63", "mps", "gpu"])
+def test_a_device_that_is_not_there_is_a_bad_setting(device: str) -> None:
+    with pytest.raises(BadSetting, match=f"gating.device: {device} cannot be used") as caught:
+        choose_device(device)
+    assert "cuda:N" in caught.value.remedy
+    assert choose_device("cpu") == choose_device("auto", auto="cpu") == "cpu"
 
 
 @pytest.mark.parametrize("pooling", ["cls", "last"])
@@ -291,6 +300,22 @@ async def test_a_dead_thread_leaves_no_caller_hanging() -> None:
         assert not batching.alive
         with pytest.raises(ServiceUnavailable):
             await batching.encode(["after"])
+
+
+async def test_a_batch_that_hangs_ends_the_watch_and_the_waiting() -> None:
+    slow = Slow()
+    async with BatchingEncoder(slow) as batching:
+        assert batching.busy_s == 0
+        callers = [asyncio.create_task(batching.encode(["first"]))]
+        await wait_until(lambda: slow.calls)
+        callers += [asyncio.create_task(batching.encode(["second"]))]
+        await wait_until(lambda: batching.queued == 1 and batching.busy_s > 0)
+        with pytest.raises(RuntimeError, match="one batch for over"):
+            await batching.watch(timedelta(milliseconds=1))
+        results = await asyncio.gather(*callers, return_exceptions=True)
+        assert [type(result) for result in results] == [ServiceUnavailable] * 2
+        slow.go.set()
+        await wait_until(lambda: batching.busy_s == 0)
 
 
 async def test_a_caller_that_gave_up_harms_nobody() -> None:

@@ -41,6 +41,8 @@ def test_the_api_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch)
         ([*OPENAI, "--external-ip", "example.org"], "--external-ip: 'example.org' is no IP address"),
         ([*OPENAI, "--no-serve", "--allow", "5Nobody"], "--allow: '5Nobody' is no ss58 address"),
         ([*OPENAI, "--no-serve", "--port", "70000"], "--port: got 70000; it takes 1 to 65535"),
+        ([*OPENAI, "--host", "::1", "--external-port", "70000"], "--external-port: got 70000"),
+        ([*OPENAI, "--no-serve", "--min-stake", "nan"], "--min-stake: got nan; it takes 0 to"),
         ([*OPENAI, "--no-serve", "--max-timeout", "nan"], "--max-timeout: got nan; it takes 0.1 to 3600"),
         (
             [*OPENAI, "--no-serve", "--api-key-env", "NOT_SET"],

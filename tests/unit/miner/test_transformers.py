@@ -104,6 +104,28 @@ async def test_a_tokenizer_without_a_template_gets_lines(tiny: Path, tmp_path: P
         await backend.close()
 
 
+async def test_a_template_that_refuses_roles_is_told_turns_that_alternate(tiny: Path, tmp_path: Path) -> None:
+    strict = (
+        "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('roles must alternate') }}{% endif %}{% endfor %}" + TEMPLATE
+    )
+    for file in tiny.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "chat_template.jinja").write_text(strict)
+    backend = TransformersBackend(str(tmp_path), device="cpu", max_tokens=8, temperature=0)
+    await backend.start()
+    try:
+        told = "<|user|>Be brief.\n\nWhat is ice?<|assistant|>"
+        turns = [{"role": "system", "content": "Be brief."}, *TURNS]
+        assert "".join(await said(backend, turns)) == by_hand(tiny, told, 8)
+        turns += [{"role": "assistant", "content": "Water."}, *TURNS, *TURNS]
+        told += "Water.<|user|>What is ice?\n\nWhat is ice?<|assistant|>"
+        assert "".join(await said(backend, turns)) == by_hand(tiny, told, 8)
+        assert turns[0] == {"role": "system", "content": "Be brief."}
+    finally:
+        await backend.close()
+
+
 def test_over_signed_http(tiny: Path) -> None:
     def make() -> TransformersBackend:
         return TransformersBackend(str(tiny), device="cpu", max_tokens=16, temperature=0)

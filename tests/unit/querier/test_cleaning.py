@@ -41,6 +41,14 @@ def test_joiners_neither_split_special_tokens_nor_are_lost_where_they_join() -> 
     family = "\U0001f468\u200d\U0001f469\u200d\U0001f467"
     persian = "\u0645\u06cc\u200c\u0631\u0648\u0645"
     assert clean(f"{family} {persian}", 100) == f"{family} {persian}"
+    assert clean("a\u200d\u200cb\u200dc\u200d \u0645\u200c1", 100) == "abc \u06451"
+
+
+def test_many_joiners_in_a_row_do_not_take_long() -> None:
+    many = "\u200d" * 20_000
+    started = time.process_time()
+    assert clean(f"\u0645{many}\u0645", 20_000) == f"\u0645{many}"[:20_000]
+    assert time.process_time() - started < 2  # 7 s where the run is looked at from each of them
 
 
 def test_hidden_and_turned_text_goes() -> None:

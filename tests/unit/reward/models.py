@@ -18,6 +18,13 @@ VICUNA = (
     "{% for message in messages %}{% if message['role'] == 'user' %}### Human: {{ message['content'] }}\n"
     "{% else %}### Assistant: {{ message['content'] }}\n{% endif %}{% endfor %}"
 )
+# As Gemma's: no system messages, and turns that alternate.
+STRICT = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for message in messages %}"
+    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('must alternate') }}{% endif %}"
+    "<|im_start|>{{ message['role'] }}\n{{ message['content'] | trim }}<|im_end|>\n{% endfor %}"
+)
 CORPUS = [
     "Why is the sky blue? Because the air scatters blue light more than red light.",
     "user assistant system Human: Assistant: ### the quick brown fox jumps over the lazy dog 0123456789",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 
 import pytest
 
@@ -135,6 +136,12 @@ class TestBlacklist:
         laced = " ".join(f"{word} {token}" for word, token in zip(QUESTION.split(), tokens, strict=True))
         assert await values(Blacklist(new_words=5), laced) == [0.0]
 
+    async def test_a_letter_with_thousands_of_marks_is_a_letter(self):
+        marked = GOOD.replace(" ", " \u0301\u0316" * 2) + "\u0301\u0316" * 9_000
+        began = time.process_time()
+        assert await values(Blacklist((GOOD,), new_words=0), *[marked] * 8) == [0.0] * 8
+        assert time.process_time() - began < 1.5  # 3 s where the marks are put in order first
+
     async def test_reads_scripts_without_blanks(self):
         text = "疫苗通过向身体展示无害的病原体碎片来训练免疫系统使其产生抗体和记忆细胞"
         assert await values(Blacklist(), text, text[:12] * 40) == [1.0, 0.0]
@@ -149,6 +156,20 @@ async def test_task_validator():
     assert await values(mask, *texts, kind="answer") == [0.25, 1, 0.25, 1, 1]
     assert await values(mask, *texts, kind="inference") == [1, 1, 1, 1, 1]
     assert await values(mask, "Sum\u00admary: all of it.", kind="answer") == [0.25]
+
+
+async def test_task_validator_is_not_held_up_by_blank_lines():
+    blank = "\n" * 19_000
+    began = time.process_time()
+    got = await values(
+        TaskValidator(), f"So.{blank}- > Answer: no.", f"So.{blank}That is all.", kind="question"
+    )
+    assert (
+        time.process_time() - began < 5
+    )  # half a minute each where every line is looked at from all before it
+    assert got == [0.0, 0.0]
+    assert await values(TaskValidator(), f"So.{blank}\t> **Question**: no?", kind="answer") == [0.0]
+    assert await values(TaskValidator(), f"So.{blank}That is all.", kind="answer") == [1.0]
 
 
 async def test_siblings_share_one_reward():

@@ -67,3 +67,11 @@ async def test_half_the_tokens_the_same_scores_and_a_metric(tmp_path: Path):
     said = {"model": str(path)}
     await wait_until(lambda: REGISTRY.get_sample_value("coremesh_reward_oom_halvings", said) == halvings)
     reporting.cancel()
+
+
+def test_a_model_that_is_loaded_twice_is_counted_as_one(tmp_path: Path):
+    path = str(save_classifier(tmp_path / "model"))
+    models = Models()
+    models.classifier(path, label=0, max_tokens=None).budget.oom_halvings = 2
+    models.classifier(path, label=0, max_tokens=64)
+    assert models.halvings() == {path: 2}

@@ -19,7 +19,7 @@ from services.reward.models import ClassifierOps, Models
 from services.reward.statistics import Statistics
 from services.reward.template import Form
 from services.reward.work import Inline
-from tests.unit.reward.models import CHATML, VICUNA, one_by_one, save_classifier, save_value_model
+from tests.unit.reward.models import CHATML, STRICT, VICUNA, one_by_one, save_classifier, save_value_model
 
 TURNS = (Turn("system", "Be brief."), Turn("user", "Why is the sky blue?"))
 COMPLETIONS = ("The air scatters blue light.", "Because the sea is blue.", "", "No")
@@ -64,6 +64,35 @@ async def test_with_a_template_it_reads_what_the_template_renders(tmp_path: Path
     wanted = [row[0] for row in one_by_one(path, texts)]
     assert raw == {"sequence_classifier": pytest.approx(wanted, abs=1e-5)}
     assert len(set(np.round(wanted, 3))) == len(COMPLETIONS)
+
+
+@pytest.mark.parametrize(
+    ("turns", "told"),
+    [
+        ("user: a", "user: a|assistant: x"),
+        ("system: s|user: a", "user: a|assistant: x"),
+        ("system: s", "user: s|assistant: x"),
+        ("user: a|user: b", "user: a\n\nb|assistant: x"),
+        ("system: s|user: a|assistant: b|user: c", "user: a|assistant: b|user: c|assistant: x"),
+        ("user: a|assistant: b", "user: a|assistant: b\n\nx"),
+        ("assistant: a|user: b", "user: a\n\nb|assistant: x"),
+    ],
+)
+async def test_a_template_that_refuses_roles_is_told_what_it_takes(tmp_path: Path, turns: str, told: str):
+    path = save_classifier(tmp_path / "model", template=STRICT)
+    part = config_of(path).function[0]
+    model = Models().classifier(str(path), label=0, max_tokens=None)
+    form = Form(model.tokenizer, part.text, "model", 512)  # type: ignore[union-attr]
+    group = form.group([tuple(turn.split(": ")) for turn in turns.split("|")], ["x"])
+    wanted = [turn.split(": ") for turn in told.split("|")]
+    assert [group.prompt + completion for completion in group.completions] == [
+        "".join(f"<|im_start|>{role}\n{text}<|im_end|>\n" for role, text in wanted)
+    ]
+    batch = Batch(
+        tuple(Turn(*turn.split(": ")) for turn in turns.split("|")), COMPLETIONS, "answer", Inline()
+    )
+    scored = await build(config_of(path), Models()).stack.score(batch, Statistics())
+    assert np.isfinite(scored.rewards).all()
 
 
 async def test_a_pair_is_read_as_the_tokenizer_writes_pairs(tmp_path: Path):
@@ -216,6 +245,21 @@ async def test_what_is_too_long_is_cut_so_that_both_are_read_and_the_template_st
     assert "end?" in group.prompt
     assert group.completions[0].startswith("first words")
     assert all(c.endswith("<|im_end|>\n") for c in group.completions)
+
+
+@pytest.mark.parametrize("template", [CHATML, None])
+async def test_of_a_very_long_prompt_the_question_at_its_end_is_read(tmp_path: Path, template: str | None):
+    path = save_classifier(tmp_path / "model", template=template)
+    stack = build(config_of(path), Models()).stack
+
+    async def rewards(prompt: str) -> list[float]:
+        batch = Batch((Turn("user", prompt),), COMPLETIONS, "answer", Inline())
+        return (await stack.score(batch, Statistics())).rewards.tolist()
+
+    context = "The sea is deep and the air is clear. " * 600
+    blue, deep = await rewards(f"{context}Why is the sky blue?"), await rewards(f"{context}How deep is it?")
+    assert max(abs(a - b) for a, b in zip(blue, deep, strict=True)) > 1e-3
+    assert await rewards(f"{context * 2}Why is the sky blue?") == pytest.approx(blue, abs=1e-5)
 
 
 async def test_scores_do_not_depend_on_how_a_list_is_cut(tmp_path: Path):

@@ -88,9 +88,16 @@ async def test_alone_and_no_number_is_the_mean():
     assert scored.rewards.tolist() == [0.5]
 
 
+async def test_what_is_no_number_is_the_worst_where_high_values_cost_too():
+    raw = Given(math.nan, 0.9, 0.2, math.inf)
+    scored = await stack(Weighted(raw, -1.0)).score(batch(*"abcd"), Statistics())
+    assert scored.rewards.tolist() == [-0.9, -0.9, -0.2, -0.9]
+
+
 async def test_an_empty_completion_earns_nothing():
-    scored = await stack(Weighted(Given(1.0, 1.0, 1.0), 1.0)).score(batch("", " \n", "x"), Statistics())
-    assert scored.rewards.tolist() == [0.0, 0.0, 1.0]
+    unseen = (" \u200b\u3164\ufeff", "", " \n", "x")
+    scored = await stack(Weighted(Given(1.0, 1.0, 1.0, 1.0), 1.0)).score(batch(*unseen), Statistics())
+    assert scored.rewards.tolist() == [0.0, 0.0, 0.0, 1.0]
 
 
 async def test_no_completions_give_empty_arrays():

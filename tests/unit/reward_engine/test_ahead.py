@@ -67,3 +67,18 @@ def test_the_same_scores(name: str, classifier: Callable[[str], Classifier]) -> 
         engine.early = False
     for one, other in zip(found, wanted, strict=True):
         np.testing.assert_allclose(np.concatenate(one), np.concatenate(other), atol=1e-6)
+
+
+def test_texts_are_cut_whatever_else_is_tokenised_meanwhile(
+    classifier: Callable[[str], Classifier],
+) -> None:
+    tokens = classifier("bert").tokens
+    texts = [[f"{i} " + "some words " * 400] * 8 for i in range(60)]
+    # What another request of the same model does on the thread that computes, such as cleaning: texts as they are.
+    whole = len(tokens.tokenizer(texts[0][0], truncation=False)["input_ids"])
+    assert whole > tokens.max_tokens
+    for group in tokens.groups(texts, early=True):
+        again = tokens.tokenizer(texts[0][0], truncation=False)["input_ids"]
+        assert len(again) == whole
+        assert {len(ids) for ids in group} == {tokens.max_tokens}
+    assert tokens.tokenizer.backend_tokenizer.truncation is None

@@ -99,6 +99,30 @@ def test_same_scores_of_whole_models(name: str, classifier: Callable[[str], Clas
     assert ("disentangled" in calls) == name.startswith("deberta")
 
 
+def test_kernels_run_on_the_device_of_their_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton asks torch for the current device, which may be another than the tensors'."""
+    entered: list[torch.Tensor] = []
+
+    class Entered:
+        def __init__(self, x: torch.Tensor) -> None:
+            self.x = x
+
+        def __enter__(self) -> None:
+            entered.append(self.x)
+
+        def __exit__(self, *_: object) -> None:
+            entered.append(self.x)
+
+    monkeypatch.setattr(torch.cuda, "device_of", Entered)
+    x, other = torch.randn(2, 3, 16), torch.randn(2, 3, 16)
+    KERNELS["norm_rotate"](x, None, 0.0, torch.ones(2, 8, dtype=torch.complex64))
+    KERNELS["gated"](x, other, "relu")
+    KERNELS["add_norm"](x.view(2, 48), other.view(2, 48), torch.ones(48), None, 1e-5)
+    KERNELS["disentangled"](x, x, x, None, None, torch.tensor([[0, 2, 0]], dtype=torch.int32), 64, 0, 0)
+    assert len(entered) == 2 * len(KERNELS)
+    assert {one.data_ptr() for one in entered} == {x.data_ptr()}
+
+
 def test_blocks_of_texts() -> None:
     assert blocks([3, 3 + 130]).tolist() == [[0, 3, 0], [3, 130, 0], [3, 130, 64], [3, 130, 128]]
 

@@ -113,6 +113,24 @@ def test_max_tokens_cuts_like_the_tokenizer(model_path: ModelPath) -> None:
         load_classifier(model_path("qwen3"), max_tokens=0)
 
 
+@pytest.mark.parametrize(
+    ("family", "aside"),
+    [("Roberta", 1), ("XLMRoberta", 1), ("Camembert", 1), ("MPNet", 2), ("Bert", 0), ("Electra", 0)],
+)
+def test_a_text_never_has_more_tokens_than_there_are_positions(
+    family: str, aside: int, tmp_path: Path
+) -> None:
+    sizes = {**models.SIZES, "max_position_embeddings": 40}
+    config = getattr(tf, f"{family}Config")(**sizes)
+    make = getattr(tf, f"{family}ForSequenceClassification")
+    # This tokenizer knows no limit of its own.
+    engine = load_classifier(models.saved(lambda: make(config), models.framed(), tmp_path / "m"))
+    assert engine.max_tokens == 40 - aside
+    ids = engine.tokens.of(["The sky is blue because short waves scatter. " * 9])
+    assert len(ids[0]) == engine.max_tokens
+    assert np.isfinite(engine.logits(ids)).all()
+
+
 @pytest.fixture(scope="module")
 def valued(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A GPT-J and a value head, as two files."""
