@@ -181,7 +181,7 @@ class EventLog:
         forwards = [
             (entry.stream_id, entry.event)
             for entry in entries
-            if isinstance(entry.event, ForwardEvent) and _sound(entry.event)
+            if isinstance(entry.event, ForwardEvent) and entry.event.sound
         ]
         digests = {int(digest) for _, event in forwards for digest in event.hotkeys}
         names = await self._history.resolve(sorted(digests - {0}))
@@ -190,12 +190,6 @@ class EventLog:
             texts = await self._history.transcript(event.id)
             lines.append(line_of(place, event, names, texts.completions if texts else ()))
         return lines
-
-
-def _sound(event: ForwardEvent) -> bool:
-    """Whether the columns are of one length: a broken event must not stop the log for ever."""
-    n = len(event.status_)
-    return (len(event.uids_), len(event.hotkeys_), len(event.rewards_)) == (2 * n, 8 * n, 4 * n)
 
 
 def line_of(

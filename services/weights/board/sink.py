@@ -22,7 +22,7 @@ from coremesh.leading import TTL, Leading
 from coremesh.settings import WandbSettings
 from coremesh.types import ORIGIN, stream_key
 from services.weights.board.metrics import EVENTS, FAILURES, GAPS
-from services.weights.board.row import Row, row_of, sound
+from services.weights.board.row import Row, row_of
 
 log = structlog.get_logger(__name__)
 
@@ -241,7 +241,7 @@ class Sink:
         forwards = [
             (entry.stream_id, entry.event)
             for entry in entries
-            if isinstance(entry.event, ForwardEvent) and sound(entry.event)
+            if isinstance(entry.event, ForwardEvent) and entry.event.sound
         ]
         digests = {int(digest) for _, event in forwards for digest in event.hotkeys}
         names = await self._history.resolve(sorted(digests - {0}))
