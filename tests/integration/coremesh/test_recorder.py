@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import redis
 
 from coremesh.events import Transcript
 from coremesh.history.recorder import Recorder
 from coremesh.history.redis import RedisHistory
 from coremesh.history.spool import Spool, Spooled, SpoolFull
-from coremesh.types import ORIGIN
+from coremesh.types import ORIGIN, new_event_id
 from tests.events import hotkey, make_event
 from tests.redis_server import RedisServer
 from tests.wait import wait_until
@@ -59,6 +61,21 @@ async def test_events_wait_on_disk_and_come_home_once(server: RedisServer, tmp_p
     assert found.completions == ("text",)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+    await history.close()
+
+
+async def test_texts_that_came_home_late_are_found_without_reading_all_the_others(
+    server: RedisServer,
+) -> None:
+    history = RedisHistory(server.url, 1)
+    then_ms = time.time_ns() // 1_000_000 - 600_000
+    events = [make_event({1: 0.5}, event_id=new_event_id(then_ms + n)) for n in range(500)]
+    for event in events:
+        await history.append(event, Transcript(id=event.id, completions=("text",)), [hotkey(1)])
+    with redis.Redis.from_url(server.url) as client:
+        client.config_resetstat()
+        assert await history.transcript(events[-1].id) is not None
+        assert client.info("commandstats")["cmdstat_xrange"]["calls"] <= 2
     await history.close()
 
 
