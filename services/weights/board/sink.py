@@ -207,11 +207,12 @@ class Sink:
                 async with board:
                     await self._follow(board, lease)
             except (BoardFailed, OSError) as error:
+                if self._told:
+                    backoff, self._told = self._backoff_s, False
                 FAILURES.inc()
                 log.warning("wandb is not told", reason=str(error)[:300], retry_in_s=backoff)
             await asyncio.sleep(backoff)
-            backoff = self._backoff_s if self._told else min(LONGEST_BACKOFF_S, backoff * 2)
-            self._told = False
+            backoff = min(LONGEST_BACKOFF_S, backoff * 2)
 
     async def _follow(self, board: Board, lease: Lease) -> None:
         checkpoint = await self._history.load(NAME)
