@@ -18,9 +18,6 @@ from numpy.typing import NDArray
 from coremesh.columns import pack_column, unpack_column
 from coremesh.types import DigestArray, EventId, hotkey_digests
 
-MAX_MESSAGES = 64
-"""Most messages in one prompt."""
-
 
 class Flag(IntFlag):
     """What an event counts for."""
