@@ -7,6 +7,7 @@ said is packed closer (coremesh/columns.py). New fields are appended with a defa
 
 from __future__ import annotations
 
+from contextlib import suppress
 from enum import IntFlag
 from typing import Annotated, Any
 
@@ -16,9 +17,6 @@ from numpy.typing import NDArray
 
 from coremesh.columns import pack_column, unpack_column
 from coremesh.types import DigestArray, EventId, hotkey_digests
-
-MAX_MESSAGES = 64
-"""Most messages in one prompt."""
 
 
 class Flag(IntFlag):
@@ -128,24 +126,36 @@ class ForwardEvent(msgspec.Struct, frozen=True, array_like=True, tag=1, kw_only=
         return self.propensity_ * (len(self.uids_) // 2) if len(self.propensity_) == 2 else self.propensity_
 
     @property
+    def sound(self) -> bool:
+        """Whether there is a whole value for every uid in each column that is here. Of one where there is not only
+        what stands for itself can be read: nothing that follows the history may stop at it for ever."""
+        n = len(self.status_)
+        return (
+            (len(self.uids_), len(self.hotkeys_)) == (2 * n, 8 * n)
+            and len(self.latency_) == len(self.rewards_) == 4 * n
+            and len(self.gating_) in (0, 4 * n)
+            and len(self.whole_propensity) in (0, 2 * n)
+        )
+
+    @property
     def parts(self) -> dict[str, NDArray[np.float32]]:
-        """Values per reward function and mask, each float32 [n]. Raises ValueError where a column is broken."""
-        found = {name: np.frombuffer(packed, dtype="<f4") for name, packed in self.parts_.items()}
-        if self.columns_:
+        """Values per reward function and mask, each float32 [n], without columns that are broken."""
+        found = {
+            name: np.frombuffer(packed, dtype="<f4")
+            for name, packed in self.parts_.items()
+            if len(packed) % 4 == 0
+        }
+        if self.columns_ and len(self.rewards_) % 4 == 0:
             rewards = self.rewards
-            found |= {name: unpack_column(packed, rewards) for name, packed in self.columns_.items()}
+            for name, packed in self.columns_.items():
+                with suppress(ValueError):
+                    found[name] = unpack_column(packed, rewards)
         return found
 
     @property
     def sound_parts(self) -> dict[str, bytes]:
-        """``parts`` packed as float32 [n], without those that are broken."""
-        found = {name: packed for name, packed in self.parts_.items() if len(packed) % 4 == 0}
-        for name, packed in self.columns_.items():
-            try:
-                found[name] = unpack_column(packed, self.rewards).astype("<f4").tobytes()
-            except ValueError:
-                continue
-        return found
+        """``parts`` packed as float32 [n]."""
+        return {name: values.astype("<f4").tobytes() for name, values in self.parts.items()}
 
     @property
     def scored(self) -> bool:

@@ -62,7 +62,11 @@ class Peer:
 
     async def get(self, path: str, timeout: timedelta) -> Any:
         """GET any JSON. Raises as ``call``."""
-        return (await self._send("GET", path, timeout, None)).json()
+        response = await self._send("GET", path, timeout, None)
+        try:
+            return response.json()
+        except ValueError:
+            raise ServiceUnavailable(f"{self.name} gave an answer of the wrong shape") from None
 
     async def _send(
         self, method: str, path: str, timeout: timedelta, body: BaseModel | None

@@ -64,14 +64,17 @@ class Recorder:
         self._on_recorded("spooled")
 
     async def run(self) -> None:
-        """Drain the spool whenever Redis is back. Ends only when cancelled."""
+        """Drain the spool whenever Redis is back. Ends only when cancelled: a disk that fails is tried again."""
         while True:
             if self.waiting:
-                await self.drain()
+                try:
+                    await self.drain()
+                except OSError as error:
+                    log.error("events wait on a disk that fails", reason=str(error))
             await asyncio.sleep(self._retry_s)
 
     async def drain(self) -> None:
-        """Append what waits, oldest first, until none is left or Redis is away again."""
+        """Append what waits, oldest first, until none is left or Redis is away again. Raises OSError."""
         while self.waiting:
             async with self._disk:
                 batch = await asyncio.to_thread(self._spool.oldest, DRAIN_BATCH)

@@ -21,10 +21,12 @@ from coremesh.history.keys import SEEN_RETENTION, Keys
 from coremesh.history.page import Page
 from coremesh.history.protocol import Checkpoint, Entry, Lease, Submission, SubmissionEntry
 from coremesh.metagraph import Metagraph, decode_metagraph, encode_metagraph
-from coremesh.types import ORIGIN, StreamId, event_id_ms, hotkey_digest
+from coremesh.types import ORIGIN, StreamId, event_id_ms, hotkey_digest, stream_key
 
 TRANSCRIPTS_KEPT = 5_000
 COMPRESSED_ASIDE_BYTES = 32 * 1024
+TRANSCRIPT_WITHIN_MS = 100
+"""How much later than its event a transcript may stand, of an older Redis whose clock goes on within a script."""
 SUBMISSIONS_KEPT = 20_000
 MANY = 200
 """Events that are worth a thread's while."""
@@ -132,15 +134,19 @@ class RedisHistory:
     @guarded
     async def find(self, event_id: str) -> Entry | None:
         """See History.find."""
+        place = await self._place(event_id)
+        if place is None:
+            return None
+        rows = await self._redis.xrange(self.keys.events, min=place, max=place)
+        return _entries(rows)[0] if rows else None
+
+    async def _place(self, event_id: str) -> StreamId | None:
         try:
             seen = self.keys.seen(event_id_ms(event_id))
         except ValueError:
             return None
         place = await self._redis.hget(seen, event_id)
-        if place is None:
-            return None
-        rows = await self._redis.xrange(self.keys.events, min=place, max=place)
-        return _entries(rows)[0] if rows else None
+        return _text(place) if place is not None else None
 
     @guarded
     async def last_id(self) -> StreamId:
@@ -170,18 +176,29 @@ class RedisHistory:
 
     @guarded
     async def transcript(self, event_id: str) -> Transcript | None:
-        """See History.transcript. Looks from the event's own time on, over at most what is retained."""
+        """See History.transcript."""
+        place = await self._place(event_id)
+        if place is not None:
+            # In the step that appended the event, by the same clock.
+            placed_ms = stream_key(place)[0]
+            return await self._transcript(event_id, placed_ms, placed_ms + TRANSCRIPT_WITHIN_MS, page=8)
         try:
-            start = f"{event_id_ms(event_id)}-0"
+            # Where the id is forgotten: from the event's own time on, over at most what is retained.
+            return await self._transcript(event_id, event_id_ms(event_id), None, page=100)
         except ValueError:
             return None
-        for _ in range(TRANSCRIPTS_KEPT // 100 + 1):
-            rows = await self._redis.xrange(self.keys.transcripts, min=start, max="+", count=100)
+
+    async def _transcript(
+        self, event_id: str, from_ms: int, until_ms: int | None, *, page: int
+    ) -> Transcript | None:
+        start, until = f"{from_ms}-0", "+" if until_ms is None else str(until_ms)
+        for _ in range(TRANSCRIPTS_KEPT // page + 1):
+            rows = await self._redis.xrange(self.keys.transcripts, min=start, max=until, count=page)
             for place, fields in rows:
                 if fields[b"i"].decode() == event_id:
                     return decode_transcript(zlib.decompress(fields[b"t"]))
                 start = f"({place.decode()}"
-            if len(rows) < 100:
+            if len(rows) < page:
                 break
         return None
 

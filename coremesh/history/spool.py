@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -43,6 +44,8 @@ class Spool:
         self._max_events = max_events
         self._max_bytes = max_bytes
         directory.mkdir(parents=True, exist_ok=True)
+        for draft in directory.glob("*.draft"):  # of a process that was killed while it wrote
+            draft.unlink(missing_ok=True)
         sizes = [path.stat().st_size for path in self._paths()]
         self._count, self._bytes = len(sizes), sum(sizes)
 
@@ -57,18 +60,27 @@ class Spool:
             raise SpoolFull(f"{self._count} events wait for Redis and no more fit")
         path = self._directory / f"{spooled.event.id}.event"
         draft = path.with_suffix(".draft")
-        with draft.open("wb") as file:
-            file.write(packed)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.rename(path)
+        try:
+            with draft.open("wb") as file:
+                file.write(packed)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.rename(path)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
         self._count += 1
         self._bytes += len(packed)
+        with suppress(OSError):  # not every file system does that
+            _sync_names(self._directory)
 
     def oldest(self, count: int) -> list[Spooled]:
         """Up to ``count`` events in the order of their ids. An unreadable file is set aside, never retried."""
         found: list[Spooled] = []
-        for path in self._paths()[:count]:
+        paths = self._paths()
+        if not paths:  # somebody took them away
+            self._count = self._bytes = 0
+        for path in paths[:count]:
             try:
                 found.append(_decoder.decode(path.read_bytes()))
             except (msgspec.DecodeError, msgspec.ValidationError):
@@ -89,3 +101,12 @@ class Spool:
 
     def _paths(self) -> list[Path]:
         return sorted(self._directory.glob("*.event"))
+
+
+def _sync_names(directory: Path) -> None:
+    """Have the names in a directory outlive a loss of power, as their files do."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -102,14 +102,20 @@ async def ensure(
 
 @contextmanager
 def refusals(network: str, endpoint: Endpoint) -> Generator[None]:
-    """Raise ChainUnavailable where the SDK says that the chain does not answer, NotPublished where it refuses."""
+    """Raise NotPublished where the SDK says that the chain refuses, ChainUnavailable for all else that it raises."""
     try:
         yield
+    except CoremeshError:
+        raise
     except (OSError, TimeoutError, bt.RpcConnectionError) as error:
         raise ChainUnavailable(f"the chain at {network} does not answer") from error
     except bt.BittensorError as error:
         raise NotPublished(
             f"the chain does not take the axon {endpoint.ip}:{endpoint.port}: {error}"
+        ) from error
+    except Exception as error:  # what comes of a node that says what nobody foresaw
+        raise ChainUnavailable(
+            f"the chain at {network} answers what nobody can read ({type(error).__name__})"
         ) from error
 
 
@@ -130,7 +136,7 @@ async def publish(
                 await client.connect()
                 return await ensure(client, netuid, keypair, endpoint)
     finally:
-        with suppress(OSError, TimeoutError, bt.BittensorError):
+        with suppress(Exception):  # nobody needs it any more
             await asyncio.wait_for(client.close(), CLOSE_TIMEOUT_S)
 
 

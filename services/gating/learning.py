@@ -116,13 +116,14 @@ class GatingLearning:
                 if (left := departed(event)).size:
                     state.retire(left)
                 continue
-            state.apply(observation(event, next(vectors) if told(event) else None))
+            if event.sound:  # one that is broken must not stop the fold for ever
+                state.apply(observation(event, next(vectors) if told(event) else None))
         return state
 
 
 def told(event: Event) -> tuple[Message, ...]:
     """The messages that an event teaches something about."""
-    if isinstance(event, ForwardEvent) and event.scored and event.flags & Flag.TRAIN_GATING:
+    if isinstance(event, ForwardEvent) and event.scored and event.flags & Flag.TRAIN_GATING and event.sound:
         return event.messages
     return ()
 

@@ -105,7 +105,9 @@ def routes(
             async with asyncio.timeout(HISTORY_S):
                 entries = await history.tail(count)
                 forwards = [
-                    (entry, entry.event) for entry in entries if isinstance(entry.event, ForwardEvent)
+                    (entry, entry.event)
+                    for entry in entries
+                    if isinstance(entry.event, ForwardEvent) and entry.event.sound
                 ]
                 digests = sorted({int(digest) for _, event in forwards for digest in event.hotkeys})
                 hotkeys = await history.resolve(digests)

@@ -145,8 +145,9 @@ class Forward:
             with self._watch.stage("query"):
                 await self._until_enough()
             judged = await self._judge()
-            if self._best(judged) < 0 and not self._collected.is_set():
-                # None of the early ones will do: the caller waits for the rest after all.
+            if self._best(judged) < 0:
+                # None of the early ones will do: the caller waits for the rest after all, which may have come while
+                # these were judged.
                 with self._watch.stage("query"):
                     await self._collected.wait()
                 judged = await self._judge()

@@ -62,7 +62,8 @@ class Axon:
             metagraph is not None
             and neuron is not None
             and metagraph.is_validator(neuron)
-            and (not neuron.serving or (neuron.ip, neuron.port) != (self._endpoint.ip, self._endpoint.port))
+            # As the chain stores it: an address of IPv6 may be written in several ways.
+            and Endpoint(neuron.ip, neuron.port).stored != self._endpoint.stored
         )
 
     async def run(self) -> None:

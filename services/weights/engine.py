@@ -143,6 +143,7 @@ class Engine:
             self._problem = f"the chain has been at block {tick.block} for {now - self._moved_s:.0f} s"
             if now - max(self._moved_s, self._rebuilt_s) > self._stall_s:
                 self._rebuilt_s = now
+                CHAIN_FAILURES.inc()
                 await self.chain.rebuild()
 
     def _show_age(self, tick: Tick) -> None:

@@ -13,8 +13,9 @@ from coremesh.types import StreamId, stream_key
 from services.weights.metrics import SUBMISSIONS
 from services.weights.scores import counts
 
-LOOKED_BACK = 500
-"""Records read when taking over."""
+LOOKED_BACK, FAR_BACK = 500, 4000
+"""Records read when taking over, and where none of them says what the chain took last: a gate that holds for long may
+write a record on every block."""
 PAGE = 1000
 
 ON_CHAIN = ("landed", "committed", "revealed", "superseded")
@@ -50,10 +51,7 @@ class Ledger:
 
     async def take_over(self, last_id: StreamId, events: int) -> None:
         """Read what earlier leaders left. ``events``: scored events up to ``last_id``. Raises HistoryUnavailable."""
-        last: dict[str, Submission] = {}
-        for entry in await self.history.submissions(LOOKED_BACK):
-            last.setdefault(entry.submission.id, entry.submission)
-        records = list(reversed(last.values()))
+        records = await self._records()
         self.sealed = [r for r in records if r.result == "committed"]
         sent = [r for r in records if r.result == "sent"]
         self.attempt = sent[-1] if sent else None
@@ -61,6 +59,16 @@ class Ledger:
         self.newest = taken[-1] if taken else None
         self.events = await self._events_up_to(self.newest, last_id, events)
         self.attempt_events = await self._events_up_to(self.attempt, last_id, events)
+
+    async def _records(self) -> list[Submission]:
+        """The newest record of every attempt, oldest attempt first, back to what the chain took last."""
+        entries = await self.history.submissions(LOOKED_BACK)
+        if len(entries) == LOOKED_BACK and not any(one.submission.result in ON_CHAIN for one in entries):
+            entries = await self.history.submissions(FAR_BACK)
+        last: dict[str, Submission] = {}
+        for entry in entries:
+            last.setdefault(entry.submission.id, entry.submission)
+        return list(reversed(last.values()))
 
     async def _events_up_to(self, submission: Submission | None, last_id: StreamId, events: int) -> int:
         if submission is None:

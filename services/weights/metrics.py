@@ -7,7 +7,9 @@ import math
 from prometheus_client import Counter, Gauge
 
 CHAIN_BLOCK = Gauge("coremesh_chain_block", "Newest block seen")
-CHAIN_FAILURES = Counter("coremesh_chain_failures_total", "Chain calls that failed or timed out")
+CHAIN_FAILURES = Counter(
+    "coremesh_chain_failures_total", "Chain calls that failed or timed out, and nodes left for standing still"
+)
 AGE_BLOCKS = Gauge(
     "coremesh_weights_age_blocks", "Blocks since the chain last saw weights of ours; NaN until that is known"
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import timedelta
 
 import msgspec
@@ -144,6 +145,18 @@ async def test_an_event_is_found_by_its_id_with_its_texts(history: History) -> N
     assert (found.stream_id, found.event) == (place, event)
     assert await history.transcript(event.id) == transcript
     assert await history.find("not an event id") is None
+
+
+async def test_texts_are_found_whatever_the_clock_of_whoever_observed_the_event(history: History) -> None:
+    now_ms = time.time_ns() // 1_000_000
+    for away_s in (90, 0, -90, -4000):
+        event = make_event({1: 0.5}, event_id=new_event_id(now_ms + 1000 * away_s))
+        transcript = Transcript(id=event.id, completions=(f"{away_s} s ahead",))
+        await history.append(event, transcript, [hotkey(1)])
+        assert await history.transcript(event.id) == transcript
+        private = make_event({1: 0.5}, event_id=new_event_id(now_ms + 1000 * away_s))
+        await history.append(private, None, [hotkey(1)])
+        assert await history.transcript(private.id) is None
 
 
 async def test_digests_lead_back_to_hotkeys(history: History) -> None:

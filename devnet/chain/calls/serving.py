@@ -5,6 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
+from coremesh.text import octets
 from devnet.chain.dispatch import Context, Fail, handles
 
 _REFUSED_V4 = {IPv4Address("0.0.0.0"), IPv4Address("255.255.255.255"), IPv4Address("127.0.0.1")}
@@ -53,9 +54,7 @@ def serve_axon_tls(
 ) -> None:
     """``serve_axon``, and with it the public key that callers shall find there. One that is none is left out."""
     serve_axon(context, netuid, version, ip, port, ip_type, protocol, placeholder1, placeholder2)
-    raw = (
-        bytes.fromhex(certificate.removeprefix("0x")) if isinstance(certificate, str) else bytes(certificate)
-    )
+    raw = octets(certificate)
     if 1 < len(raw) <= 1 + _MAX_KEY:
         found = {"public_key": raw[1:], "algorithm": raw[0]}
         context.state.write("NeuronCertificates", netuid, context.signer, value=found)

@@ -84,7 +84,8 @@ def routes(
         scores, weights = await asyncio.gather(peers.scores.get(), peers.weights.get())
         return _json(board.miner(uid, metagraph, own_hotkey, follower, scores, weights))
 
-    @reads.get(
+    # Who may ask may read: both dependencies would take the nonce of a signed request.
+    @router.get(
         "/miners/{uid}/explanation",
         summary="Why it has its score; for callers, as it reads the whole history",
         response_model=ExplanationResponse,

@@ -33,7 +33,8 @@ each for itself, beside the users' requests."""
 
 
 class HistoryFollower:
-    """Reads along for ever; keeps the newest EVENTS events, a Window of every miner, and lessons of gating."""
+    """Reads along for ever; keeps the newest EVENTS events that are sound, a Window of every miner, and lessons of
+    gating."""
 
     def __init__(self, history: History, metagraph: Callable[[], Metagraph | None]) -> None:
         self._history = history
@@ -118,6 +119,8 @@ class HistoryFollower:
     def _take(self, entry: Entry) -> None:
         event = entry.event
         if isinstance(event, ForwardEvent):
+            if not event.sound:
+                return
             self.window.note(event)
             if (learnt := lesson(event)) is not None:
                 self._lessons.append(learnt)

@@ -25,7 +25,7 @@ from coremesh.leading import TTL, Leading
 from coremesh.settings import ArchiveSettings
 from coremesh.types import ORIGIN, StreamId, stream_key
 from services.weights.archive.files import Files
-from services.weights.archive.metrics import FAILURES, GAPS, LAG_SECONDS, ROWS
+from services.weights.archive.metrics import FAILURES, GAPS, LAG_SECONDS, ROWS, age_s
 from services.weights.archive.reader import ParquetHistory
 from services.weights.archive.rows import events_table, metagraph_table, submissions_table
 from services.weights.archive.schema import EVENTS, FORMAT, METAGRAPH, SUBMISSIONS
@@ -175,7 +175,7 @@ class Archiver:
             if page:
                 at = page[-1].stream_id
                 await self._add_texts(batch, page)
-            age = _age_s(batch.entries[0]) if batch.entries else 0.0
+            age = age_s(batch.entries[0].stream_id) if batch.entries else 0.0
             LAG_SECONDS.labels(NAME).set(age)
             full = len(batch.entries) >= self._settings.part_rows
             waited = time.monotonic() - self._looked_s >= self._settings.part_s
@@ -261,7 +261,7 @@ class Archiver:
                 log.error(failing, to=self._files.root, reason=said[:500])
             await asyncio.sleep(backoff)
             backoff = min(LONGEST_BACKOFF_S, backoff * 2)
-            LAG_SECONDS.labels(NAME).set(_age_s(oldest[0]) if oldest else 0.0)
+            LAG_SECONDS.labels(NAME).set(age_s(oldest[0].stream_id) if oldest else 0.0)
             if working.done():
                 working = _begin(work)
 
@@ -271,10 +271,6 @@ def _begin(work: Callable[[], T]) -> asyncio.Task[T]:
     # Whoever waits for it may be gone before it fails.
     task.add_done_callback(lambda done: done.cancelled() or done.exception())
     return task
-
-
-def _age_s(entry: Entry) -> float:
-    return max(0.0, time.time() - stream_key(entry.stream_id)[0] / 1000)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from coremesh.history import Checkpoint, Entry, History, Lease
 from coremesh.leading import TTL, Leading
 from coremesh.settings import ArchiveSettings
 from coremesh.types import ORIGIN, StreamId, stream_key
-from services.weights.archive.metrics import FAILURES, GAPS, LAG_SECONDS, ROWS
+from services.weights.archive.metrics import FAILURES, GAPS, LAG_SECONDS, ROWS, age_s
 
 log = structlog.get_logger(__name__)
 
@@ -55,21 +55,26 @@ class RotatingLog:
 
     def append(self, lines: Sequence[bytes]) -> None:
         """Write lines, each with its newline, to the disk. A file that would grow over the bound is rotated first."""
-        handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        handle = self._open()
         try:
             size = os.fstat(handle).st_size
             for line in lines:
                 if size and size + len(line) > self._most:
                     os.fsync(handle)
                     os.close(handle)
+                    handle = -1  # where it cannot be rotated: the number is another's by now
                     self._rotate()
-                    handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+                    handle = self._open()
                     size = 0
                 _write(handle, line)
                 size += len(line)
             os.fsync(handle)
         finally:
-            os.close(handle)
+            if handle >= 0:
+                os.close(handle)
+
+    def _open(self) -> int:
+        return os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
     def _rotated(self, n: int) -> Path:
         return self.path.with_name(f"{FILE}.{n}")
@@ -128,6 +133,7 @@ class EventLog:
         self._leading = Leading(history, role=ROLE, holder=holder, ttl=ttl)
         self._backoff_s = backoff_s
         self._wait = wait
+        self._written = False
 
     async def run(self) -> None:
         """Write while leading, for ever. Ends when cancelled."""
@@ -141,6 +147,8 @@ class EventLog:
             except OSError as error:
                 FAILURES.labels(NAME).inc()
                 log.error("event log not written", file=str(self._lines.path), reason=str(error)[:300])
+            if self._written:
+                backoff, self._written = self._backoff_s, False
             await asyncio.sleep(backoff)
             backoff = min(LONGEST_BACKOFF_S, backoff * 2)
 
@@ -154,7 +162,7 @@ class EventLog:
             log.error("events were trimmed before they were logged", at=at, trimmed=trimmed)
         while True:
             entries = await self._history.read(at, PAGE, self._wait)
-            LAG_SECONDS.labels(NAME).set(0.0)
+            LAG_SECONDS.labels(NAME).set(age_s(entries[0].stream_id) if entries else 0.0)
             if not entries:
                 continue
             lines = await self._lines_of(entries)
@@ -163,7 +171,7 @@ class EventLog:
             at = entries[-1].stream_id
             draft = Checkpoint(last_id=at, state=b"", format=FORMAT)
             await self._history.save(NAME, draft, lease, saved_at)
-            saved_at = at
+            saved_at, self._written = at, True
             ROWS.labels(NAME).inc(len(lines))
 
     def _own_place(self) -> StreamId:
@@ -181,7 +189,7 @@ class EventLog:
         forwards = [
             (entry.stream_id, entry.event)
             for entry in entries
-            if isinstance(entry.event, ForwardEvent) and _sound(entry.event)
+            if isinstance(entry.event, ForwardEvent) and entry.event.sound
         ]
         digests = {int(digest) for _, event in forwards for digest in event.hotkeys}
         names = await self._history.resolve(sorted(digests - {0}))
@@ -190,12 +198,6 @@ class EventLog:
             texts = await self._history.transcript(event.id)
             lines.append(line_of(place, event, names, texts.completions if texts else ()))
         return lines
-
-
-def _sound(event: ForwardEvent) -> bool:
-    """Whether the columns are of one length: a broken event must not stop the log for ever."""
-    n = len(event.status_)
-    return (len(event.uids_), len(event.hotkeys_), len(event.rewards_)) == (2 * n, 8 * n, 4 * n)
 
 
 def line_of(

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 from prometheus_client import Counter, Gauge
+
+from coremesh.types import StreamId, stream_key
 
 ROWS = Counter("coremesh_archive_rows_total", "Rows archived; of the event log, its lines", ["table"])
 FAILURES = Counter("coremesh_archive_failures_total", "Writes that failed and are tried again", ["kind"])
@@ -12,3 +16,8 @@ LAG_SECONDS = Gauge(
     ["kind"],
 )
 GAPS = Counter("coremesh_archive_gaps_total", "Times events were trimmed before they were archived", ["kind"])
+
+
+def age_s(place: StreamId) -> float:
+    """Seconds since the history took what stands at ``place``."""
+    return max(0.0, time.time() - stream_key(place)[0] / 1000)

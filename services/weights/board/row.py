@@ -58,12 +58,6 @@ def row_of(
     return row
 
 
-def sound(event: ForwardEvent) -> bool:
-    """Whether the columns are of one length: a broken event must not stop the sink for ever."""
-    n = len(event.status_)
-    return (len(event.uids_), len(event.hotkeys_), len(event.rewards_)) == (2 * n, 8 * n, 4 * n)
-
-
 def _column(values: Sequence[float] | Any) -> list[float | None]:
     return [_finite(value) for value in values]
 

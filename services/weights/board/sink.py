@@ -22,7 +22,7 @@ from coremesh.leading import TTL, Leading
 from coremesh.settings import WandbSettings
 from coremesh.types import ORIGIN, stream_key
 from services.weights.board.metrics import EVENTS, FAILURES, GAPS
-from services.weights.board.row import Row, row_of, sound
+from services.weights.board.row import Row, row_of
 
 log = structlog.get_logger(__name__)
 
@@ -207,11 +207,12 @@ class Sink:
                 async with board:
                     await self._follow(board, lease)
             except (BoardFailed, OSError) as error:
+                if self._told:
+                    backoff, self._told = self._backoff_s, False
                 FAILURES.inc()
                 log.warning("wandb is not told", reason=str(error)[:300], retry_in_s=backoff)
             await asyncio.sleep(backoff)
-            backoff = self._backoff_s if self._told else min(LONGEST_BACKOFF_S, backoff * 2)
-            self._told = False
+            backoff = min(LONGEST_BACKOFF_S, backoff * 2)
 
     async def _follow(self, board: Board, lease: Lease) -> None:
         checkpoint = await self._history.load(NAME)
@@ -241,7 +242,7 @@ class Sink:
         forwards = [
             (entry.stream_id, entry.event)
             for entry in entries
-            if isinstance(entry.event, ForwardEvent) and sound(entry.event)
+            if isinstance(entry.event, ForwardEvent) and entry.event.sound
         ]
         digests = {int(digest) for _, event in forwards for digest in event.hotkeys}
         names = await self._history.resolve(sorted(digests - {0}))

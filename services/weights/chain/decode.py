@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from coremesh.metagraph import Hyperparameters, Metagraph, Neuron, Nominator
+from coremesh.text import octets
 
 RAO = 1_000_000_000
 
@@ -65,8 +66,7 @@ def metagraph(
 
 def certificate(found: dict[str, Any]) -> str:
     """A neuron certificate as hex: its algorithm in one byte, then the public key. Empty when there is no key."""
-    key = found["public_key"]
-    raw = bytes.fromhex(key.removeprefix("0x")) if isinstance(key, str) else bytes(key)
+    raw = octets(found["public_key"])
     return (bytes([int(found["algorithm"]) & 0xFF]) + raw).hex() if raw else ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+import websockets
 
 from coremesh.errors import ChainUnavailable
 from coremesh.metagraph import Metagraph, Neuron
@@ -93,6 +95,20 @@ async def test_a_chain_that_says_nothing_is_given_up_in_time() -> None:
             publishing.result()
         assert time.monotonic() - started < 30
         assert ticks > 10
+
+
+async def test_a_node_that_answers_what_nobody_foresaw_counts_as_one_that_does_not() -> None:
+    async def oddly(node: websockets.ServerConnection) -> None:
+        async for asked in node:
+            answer = {"jsonrpc": "2.0", "id": json.loads(asked)["id"], "result": "0x00"}
+            await node.send(json.dumps(answer))
+
+    async with websockets.serve(oddly, "127.0.0.1", 0) as server:
+        url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        with pytest.raises(ChainUnavailable, match="answers what nobody can read"):
+            await publish_aside(
+                url, (), 1, keypair_from_uri("//Nobody"), Endpoint("127.9.9.9", 1), deadline_s=20
+            )
 
 
 @pytest.mark.parametrize(

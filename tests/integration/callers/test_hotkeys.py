@@ -56,6 +56,16 @@ async def test_a_registered_hotkey_is_answered_as_a_miner_would(world: World) ->
     assert chat.json()["choices"][0]["message"]["content"] == GOOD
 
 
+@pytest.mark.parametrize(
+    "path", ["/miners", "/history", "/dashboard/api/leaderboard", "/dashboard/api/miners/1/explanation"]
+)
+async def test_what_a_hotkey_may_read_takes_its_nonce_once(world: World, path: str) -> None:
+    client = await serve(world, await world.miners(says(GOOD)), [ALICE])
+    headers = ALICE.signer.headers("GET", path, b"", OWN)
+    assert (await client.get(path, headers=headers)).status_code == 200
+    assert (await client.get(path)).status_code == 401 or path.endswith("leaderboard")
+
+
 async def test_the_querier_as_a_miner_of_another_querier(world: World) -> None:
     miners = await world.miners(says(GOOD))
     client = await serve(world, miners, [ALICE])

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import redis
 
 from coremesh.events import Transcript
 from coremesh.history.recorder import Recorder
 from coremesh.history.redis import RedisHistory
 from coremesh.history.spool import Spool, Spooled, SpoolFull
-from coremesh.types import ORIGIN
+from coremesh.types import ORIGIN, new_event_id
 from tests.events import hotkey, make_event
+from tests.fakes.history import MemoryHistory
 from tests.redis_server import RedisServer
 from tests.wait import wait_until
 
@@ -59,6 +64,21 @@ async def test_events_wait_on_disk_and_come_home_once(server: RedisServer, tmp_p
     assert found.completions == ("text",)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+    await history.close()
+
+
+async def test_texts_that_came_home_late_are_found_without_reading_all_the_others(
+    server: RedisServer,
+) -> None:
+    history = RedisHistory(server.url, 1)
+    then_ms = time.time_ns() // 1_000_000 - 600_000
+    events = [make_event({1: 0.5}, event_id=new_event_id(then_ms + n)) for n in range(500)]
+    for event in events:
+        await history.append(event, Transcript(id=event.id, completions=("text",)), [hotkey(1)])
+    with redis.Redis.from_url(server.url) as client:
+        client.config_resetstat()
+        assert await history.transcript(events[-1].id) is not None
+        assert client.info("commandstats")["cmdstat_xrange"]["calls"] <= 2
     await history.close()
 
 
@@ -113,6 +133,56 @@ def test_a_damaged_file_is_set_aside(tmp_path: Path) -> None:
     assert again.oldest(10) == [good]
     assert len(again) == 1
     assert [path.suffix for path in sorted(tmp_path.iterdir())] == [".unreadable", ".event"]
+
+
+def test_files_that_somebody_took_away_are_no_longer_waited_for(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    for _ in range(3):
+        spool.put(Spooled(make_event({1: 0.5}), None, []))
+    for path in tmp_path.glob("*.event"):
+        path.unlink()
+    assert spool.oldest(10) == []
+    assert len(spool) == 0
+    spool.put(Spooled(make_event({1: 0.5}), None, []))
+    assert len(spool) == 1
+
+
+def test_what_does_not_get_onto_the_disk_leaves_nothing_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path)
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="no space left"):
+        spool.put(Spooled(make_event({1: 0.5}), None, []))
+    assert (len(spool), list(tmp_path.iterdir())) == (0, [])
+    # Killed while it wrote:
+    (tmp_path / "00000000000000000000000000.draft").write_bytes(b"half")
+    assert (len(Spool(tmp_path)), list(tmp_path.iterdir())) == (0, [])
+
+
+async def test_a_disk_that_fails_ends_nothing_and_is_tried_again(tmp_path: Path) -> None:
+    class Failing(Spool):
+        fails = 3
+
+        def drop(self, spooled: Spooled) -> None:
+            self.fails -= 1
+            if self.fails >= 0:
+                raise OSError(errno.EROFS, "read-only file system")
+            super().drop(spooled)
+
+    history, spool = MemoryHistory(), Failing(tmp_path)
+    spool.put(Spooled(make_event({1: 0.5}), None, []))
+    recorder = Recorder(history, spool, retry_every=timedelta(milliseconds=5))
+    running = asyncio.create_task(recorder.run())
+    await wait_until(lambda: running.done() or recorder.waiting == 0)
+    assert not running.done()
+    assert await history.length() == 1
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
 
 
 def test_an_id_that_is_no_ulid_never_names_a_file(tmp_path: Path) -> None:

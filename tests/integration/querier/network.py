@@ -158,6 +158,8 @@ class FakeServices:
     down: set[str] = field(default_factory=set)
     busy: int = 0
     delay_s: dict[str, float] = field(default_factory=dict)
+    judging: dict[str, asyncio.Event] = field(default_factory=dict)
+    """Texts of which the filter says nothing before the event."""
     score_requests: list[contracts.ScoreRequest] = field(default_factory=list)
     reward_requests: list[contracts.RewardRequest] = field(default_factory=list)
     filter_requests: list[contracts.FilterRequest] = field(default_factory=list)
@@ -225,6 +227,9 @@ class FakeServices:
         async def filter(request: contracts.FilterRequest) -> contracts.FilterResponse:
             await self._enter("filter")
             self.filter_requests.append(request)
+            for text in request.texts:
+                if text in self.judging:
+                    await self.judging[text].wait()
             safe = tuple(not any(bad in text for bad in self.bad_texts) for text in request.texts)
             return contracts.FilterResponse(safe=safe, scores=tuple(0.0 for _ in safe), active=self.filtering)
 

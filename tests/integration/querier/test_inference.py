@@ -138,6 +138,30 @@ async def test_private_requests_leave_no_text(world: World) -> None:
     assert await world.history.transcript(body["event_id"]) is None
 
 
+@pytest.mark.parametrize("early", [{"wait_for": 1}, {"use_reward_model": False}])
+async def test_what_comes_while_the_early_ones_are_found_unsafe_is_given(
+    world: World, early: dict[str, object]
+) -> None:
+    gate, judged = asyncio.Event(), asyncio.Event()
+    bad = "This is poison, and it comes first."
+    await world.miners(says(bad), held(gate, BETTER))
+    world.services.bad_texts, world.services.judging = ("poison",), {bad: judged}
+    client = await world.querier(querier={"grace_s": 0.0})
+    asking = asyncio.create_task(ask(client, **early))
+    await wait_until(lambda: any(bad in request.texts for request in world.services.filter_requests))
+    gate.set()
+
+    async def everybody_is_heard() -> bool:
+        return all(row["asked"] for row in (await client.get("/miners")).json()["miners"] if row["available"])
+
+    await wait_until(everybody_is_heard)
+    judged.set()
+    answer = await asking
+    assert (answer.status_code, answer.json()["completion"]) == (200, BETTER)
+    event = await world.event(answer.json()["event_id"])
+    assert list(event.status) == [Status.UNSAFE, Status.OK]
+
+
 async def test_organic_requests_are_not_scored_when_switched_off(world: World) -> None:
     await world.miners(says(GOOD))
     client = await world.querier(querier={"score_organic": False})

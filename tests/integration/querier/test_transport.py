@@ -174,6 +174,16 @@ async def test_what_is_no_answer_makes_the_service_unavailable(answer: bytes, sa
             await reward.filter(ASKED, LONG)
 
 
+async def test_what_is_no_json_makes_the_service_unavailable() -> None:
+    async def page(peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n<html>")
+
+    async with calling(page) as (reward, _):
+        with pytest.raises(ServiceUnavailable, match="wrong shape"):
+            await reward.get("/healthz", LONG)
+
+
 async def test_an_answer_without_end_is_not_read_for_ever() -> None:
     async def flood(peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await peer.request(reader)

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import bittensor as bt
 import pytest
 
 from coremesh.errors import BadSetting, ChainUnavailable
@@ -132,6 +133,19 @@ async def test_the_snapshot_shows_axons_stake_and_permits(tmp_path: Path) -> Non
         assert [n.uid for n in metagraph.neurons] == list(range(25))
         assert not any(n.serving for n in metagraph.neurons)
         assert await chain.hotkeys_of((0, 7)) == (metagraph.hotkeys[0], metagraph.hotkeys[7])
+
+
+async def test_a_miner_whose_certificate_is_text_hides_nobody_from_us(tmp_path: Path) -> None:
+    with running_chain(tmp_path, tempo=20, rate_limit=5) as node:
+        hostile = load_keypair(node.wallets_dir, "specialist-astronomy", "default")
+        for raw in (b"\x01this is no key", b"\xff0x but no hex"):
+            async with bt.Client(node.url, fallback_endpoints=[], archive_endpoints=[]) as client:
+                intent = bt.ServeAxonTls(netuid=1, ip="198.51.100.7", port=80, certificate=f"0x{raw.hex()}")
+                (await client.execute(intent, hostile)).raise_for_failure()
+            chain = sdk(node)
+            found = await chain.metagraph()
+            await chain.close()
+            assert [n.certificate for n in found.neurons if n.hotkey == hostile.ss58_address] == [raw.hex()]
 
 
 async def test_the_same_chain_goes_on_after_the_node_was_restarted(tmp_path: Path) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from coremesh.events import ForwardEvent
 from coremesh.history.redis import RedisHistory
@@ -16,6 +19,7 @@ from coremesh.settings import ArchiveSettings
 from coremesh.types import ORIGIN
 from services.weights.archive.eventlog import NAME, EventLog, RotatingLog
 from tests.events import make_event
+from tests.fakes.history import MemoryHistory
 from tests.integration.weights.test_archive import FragileHistory, Perishable, tell
 from tests.integration.weights.test_every_await import end, story
 from tests.wait import wait_until
@@ -156,6 +160,52 @@ def test_a_torn_line_is_cut_off_and_a_long_one_found(tmp_path: Path) -> None:
     assert (tmp_path / "events.log").stat().st_size == 11 + 3_000_001
 
 
+def test_a_file_that_cannot_be_rotated_takes_nobody_elses_descriptor_along(tmp_path: Path) -> None:
+    others: list[int] = []
+
+    class Full(RotatingLog):
+        def _rotate(self) -> None:
+            others.append(
+                os.open(tmp_path, os.O_RDONLY)
+            )  # another thread's, with the number that is free now
+            raise OSError(errno.ENOSPC, "no space left")
+
+    log = Full(tmp_path, 10, 1)
+    with pytest.raises(OSError, match="no space left"):
+        log.append([b"x" * 9 + b"\n"] * 2)
+    os.close(others.pop())  # still open
+
+
+async def test_a_full_disk_shows_as_lag_and_is_tried_again_soon_after_a_better_time(tmp_path: Path) -> None:
+    class Full(RotatingLog):
+        full = False
+        tries = 0
+
+        def append(self, lines: Any) -> None:
+            self.tries += 1
+            if self.full:
+                raise OSError(errno.ENOSPC, "no space left")
+            super().append(lines)
+
+    def lag_s() -> float | None:
+        return REGISTRY.get_sample_value("coremesh_archive_lag_seconds", {"kind": "eventlog"})
+
+    history = MemoryHistory()
+    writer = event_log(history, tmp_path, "me")
+    log = writer._lines = Full(tmp_path, 10_000, 1)
+    running = asyncio.create_task(writer.run())
+    for time in range(1, 11):
+        log.full, log.tries = True, 0
+        await history.append(make_event({1: 1.0}), None, [])
+        await wait_until(lambda: log.tries >= 2)
+        assert (lag_s() or 0.0) > 3600  # the fake's events are of 1970
+        log.full = False
+        # Were every failure so far still counted, it would be tried again in a minute by now.
+        await wait_until(lambda time=time: len(lines(tmp_path)) == time)
+        await wait_until(lambda: lag_s() == 0.0)
+    await end(running)
+
+
 @pytest.mark.parametrize("content", [b"no json\n", b'{"a": 1}\n', b'{"stream_id": "x"}\n', b"[]\n"])
 async def test_a_file_of_something_else_is_left_alone(
     redis_history: RedisHistory, tmp_path: Path, content: bytes
@@ -163,9 +213,6 @@ async def test_a_file_of_something_else_is_left_alone(
     (tmp_path / "events.log").write_bytes(content)
     await tell(redis_history, [make_event({1: 1.0})])
     running = asyncio.create_task(event_log(redis_history, tmp_path, "me").run())
-    await asyncio.sleep(0)
-
-    from prometheus_client import REGISTRY
 
     def failures() -> float:
         return REGISTRY.get_sample_value("coremesh_archive_failures_total", {"kind": "eventlog"}) or 0.0

@@ -106,9 +106,21 @@ def test_one_propensity_stands_for_all() -> None:
     assert event(propensity=[0.3, 0.3, math.nan]).propensity.size == 3
 
 
-def test_a_broken_column_is_named_when_it_is_read_and_left_out_of_what_is_sound() -> None:
+def test_a_broken_column_is_left_out_of_what_is_read() -> None:
     broken = msgspec.structs.replace(event(parts={"a": [1.0, 2.0, 3.0]}), parts_={"b": b"123"})
     broken.columns_["c"] = b"\x77"
-    with pytest.raises(ValueError):
-        _ = broken.parts
-    assert list(broken.sound_parts) == ["a"]
+    assert list(broken.parts) == list(broken.sound_parts) == ["a"]
+    assert msgspec.structs.replace(broken, rewards_=b"12345").parts == {}
+
+
+@pytest.mark.parametrize(
+    "column",
+    ["uids_", "hotkeys_", "status_", "latency_", "rewards_", "gating_", "propensity_"],
+)
+@pytest.mark.parametrize("packed", [b"12345", b"1" * 96])
+def test_an_event_with_a_column_of_another_length_is_not_sound(column: str, packed: bytes) -> None:
+    whole = event(gating=[0.1, 0.2, 0.3], propensity=[0.5, 0.5, 0.25])
+    assert whole.sound
+    assert event().sound
+    assert event(propensity=[0.3] * 3).sound
+    assert not msgspec.structs.replace(whole, **{column: packed}).sound

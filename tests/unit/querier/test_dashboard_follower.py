@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 
+import msgspec
 import pytest
 
 from coremesh.errors import HistoryUnavailable, ServiceUnavailable
@@ -64,6 +65,18 @@ async def test_no_text_is_kept_in_memory() -> None:
     assert kept.event.messages == ()
     assert kept.event.rewards.tolist() == [0.5]
     assert follower.find("nobody") is None
+
+
+@pytest.mark.parametrize("column", ["uids_", "hotkeys_", "status_", "latency_", "rewards_", "gating_"])
+async def test_a_broken_event_is_passed_over(column: str) -> None:
+    history = MemoryHistory()
+    broken = msgspec.structs.replace(make_event({1: 0.5, 2: 0.7}), **{column: b"123"})
+    await history.append(broken, None, [])
+    await history.append(make_event({1: 0.5}), None, [])
+    follower = HistoryFollower(history, lambda: None)
+    await follower.look()
+    assert [entry.stream_id for entry in follower.newest(9)] == ["2-0"]
+    assert follower.last_id == "2-0"
 
 
 async def test_a_miner_that_left_is_forgotten() -> None:

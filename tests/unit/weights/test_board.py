@@ -13,6 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from prometheus_client import REGISTRY
 
@@ -256,6 +257,18 @@ async def test_it_begins_with_what_happens_from_then_on(tmp_path: Path) -> None:
         await happen(history, 2)
         await wait_until(lambda: counted("coremesh_wandb_events_total") == before + 2)
         await told(history)
+
+
+async def test_a_broken_event_is_passed_over(tmp_path: Path) -> None:
+    history = MemoryHistory()
+    await begun(history)
+    before = counted("coremesh_wandb_events_total")
+    async with sink(history, settings(tmp_path), python(ANSWERS)):
+        await history.append(msgspec.structs.replace(make_event({1: 0.5}), latency_=b"123"), None, [])
+        await history.append(msgspec.structs.replace(make_event({1: 0.5}), columns_={"a": b"w"}), None, [])
+        await happen(history, 1)
+        await told(history)
+    assert counted("coremesh_wandb_events_total") == before + 2
 
 
 async def test_trimming_does_not_wait_and_a_gap_is_counted(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import pytest
+
 from coremesh.metagraph import Nominator
-from services.weights.chain.decode import address, nominators
+from services.weights.chain.decode import address, certificate, nominators
 
 
 def test_addresses_of_both_kinds_and_nonsense() -> None:
@@ -26,3 +28,22 @@ def test_nominators_count_on_this_subnet_and_the_root_largest_first() -> None:
         Nominator(coldkey="small", stake=1.0),
     )
     assert nominators(None, 1) == ()
+
+
+@pytest.mark.parametrize(
+    ("shown", "key"),
+    [
+        ("0x80fe", b"\x80\xfe"),
+        ("plain text, and no key", b"plain text, and no key"),
+        ("0xzz", b"0xzz"),
+        ("0x12", b"0x12"),  # the SDK shows the byte 0x12 as text
+        ("\x00\x01", b"\x00\x01"),
+        ("\ud800", b"\xed\xa0\x80"),
+        ([1, 2, 3], b"\x01\x02\x03"),
+        ("", b""),
+    ],
+)
+def test_no_certificate_that_a_miner_can_publish_is_in_the_way_of_the_others(
+    shown: object, key: bytes
+) -> None:
+    assert certificate({"public_key": shown, "algorithm": 255}) == (("ff" + key.hex()) if key else "")

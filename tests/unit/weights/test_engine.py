@@ -122,8 +122,14 @@ async def test_a_fold_that_never_ran_holds_the_trimming_back_and_is_named() -> N
 async def test_a_chain_that_answers_without_making_blocks_is_left_for_the_next_endpoint() -> None:
     chain = FakeChain()
     leader = engine(MemoryHistory(), chain)
+
+    def failures() -> float:
+        return REGISTRY.get_sample_value("coremesh_chain_failures_total") or 0.0
+
+    before = failures()
     watching = asyncio.create_task(leader.watch())
     await wait_until(lambda: "rebuild" in chain.calls)
+    assert failures() == before + chain.calls.count("rebuild")  # what ChainAway looks at
     assert "the chain has been at block 100 for" in (await leader.chain_problem() or "")
     chain.advance()
 

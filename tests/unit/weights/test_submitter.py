@@ -20,7 +20,7 @@ from coremesh.types import ORIGIN, StreamId
 from services.weights.book import Book
 from services.weights.chain import Sent
 from services.weights.fold import NAME, ScoreFold
-from services.weights.ledger import Ledger
+from services.weights.ledger import LOOKED_BACK, Ledger
 from services.weights.replay import replay
 from services.weights.submitter import Submitter
 from tests.events import make_event
@@ -482,6 +482,18 @@ async def test_near_the_activity_cutoff_held_weights_leave_the_last_ones_to_be_s
     assert b.chain.calls.count("set_weights") == calls
     report = await replay(b.history)
     assert (report.provable, report.equal) == (True, True), report
+
+
+async def test_who_takes_over_after_many_held_records_still_knows_the_last_weights() -> None:
+    b, landed = await held_at_the_cutoff()
+    held = await b.newest()
+    for _ in range(2 * LOOKED_BACK):
+        await b.ledger.record(held, b.lease)
+    await b.submitter.take_over()
+    assert b.ledger.newest is not None
+    assert b.ledger.newest.id == landed.id
+    await b.step()
+    assert [reason.code for reason in b.submitter.reasons] == ["moved"]
 
 
 async def test_weights_of_somebody_who_is_gone_are_not_set_again() -> None:
