@@ -64,6 +64,8 @@ class Metagraph(msgspec.Struct, frozen=True, kw_only=True):
     hotkey: str = ""
     """Our own."""
     vpermit_tao_limit: float = 1024.0
+    genesis: str = ""
+    """The hash of the chain's block 0, hex: it tells one chain from another. Empty where nobody asked for it."""
     version: int = 1
 
     @property
@@ -75,6 +77,10 @@ class Metagraph(msgspec.Struct, frozen=True, kw_only=True):
     def hotkeys(self) -> list[str]:
         """Hotkeys in uid order."""
         return [neuron.hotkey for neuron in self.neurons]
+
+    def is_behind(self, other: Metagraph) -> bool:
+        """Whether it is an earlier state of the chain that ``other`` is of."""
+        return bool(self.genesis) and self.genesis == other.genesis and self.block < other.block
 
     def is_validator(self, neuron: Neuron) -> bool:
         """Whether a neuron has a permit and stake above the limit: it is never asked, and scored 0."""

@@ -14,6 +14,9 @@ from services.weights.chain import Chain, Tick
 
 log = structlog.get_logger(__name__)
 
+BEHIND_S = 12.0
+"""How often a node that is behind what was published is read again: as often as blocks come."""
+
 
 class MetagraphSync:
     """Publishes when taking over, every so many blocks or seconds, and when somebody has registered."""
@@ -23,6 +26,7 @@ class MetagraphSync:
         self._chain = chain
         self._settings = settings
         self._due_s = 0.0
+        self._behind_until_s = 0.0
         self._seen: tuple[int, dict[int, int]] = (0, {})
         """The block of a snapshot, and updates of uids that turned out not to be registrations since."""
         self.newest: Metagraph | None = None
@@ -30,7 +34,7 @@ class MetagraphSync:
 
     def take_over(self) -> None:
         """Begin to lead: the next step publishes."""
-        self._due_s = 0.0
+        self._due_s = self._behind_until_s = 0.0
 
     async def look(self) -> Metagraph | None:
         """Read the newest published snapshot. Raises HistoryUnavailable."""
@@ -42,13 +46,21 @@ class MetagraphSync:
 
         ``announced``: the fold knows who is in the network. Otherwise (a fold begun anew on a history whose start
         was trimmed away) everybody is announced again, which changes nothing for who is known.
+
+        What a node shows that is behind the published snapshot is not published: a uid registered in between would
+        go back to whom it belonged to, and be begun anew again once the node has caught up.
         """
-        if not await self._due(tick):
+        if time.monotonic() < self._behind_until_s or not await self._due(tick):
             return
         new = await self._chain.metagraph()
         # Never from memory: the answer to an earlier publication may have been lost.
-        old = await self._history.metagraph() if announced else None
-        event = difference(old, new)
+        old = await self._history.metagraph()
+        if old is not None and new.is_behind(old):
+            log.warning("the chain's node is behind the published metagraph", block=new.block, published=old.block)
+            self.newest = old
+            self._behind_until_s = time.monotonic() + BEHIND_S
+            return
+        event = difference(old if announced else None, new)
         await self._history.publish(new, event, lease)
         self.newest = new
         self._due_s = time.monotonic() + self._settings.sync_s
@@ -60,7 +72,7 @@ class MetagraphSync:
         newest = self.newest
         if newest is None or time.monotonic() >= self._due_s:
             return True
-        # A chain that lost blocks (a devnet begun anew) is another chain.
+        # Fewer blocks: another chain (a devnet begun anew), or a node that is behind. The metagraph tells which.
         passed = tick.block - newest.block
         return passed >= self._settings.sync_blocks or passed < 0 or await self._registered(newest, tick)
 

@@ -22,6 +22,7 @@ def metagraph(
     version_key: int,
     hotkey: str,
     vpermit_tao_limit: float,
+    genesis: str = "",
 ) -> Metagraph:
     """A snapshot from ``SubnetInfoRuntimeApi.get_metagraph``, ``DelegateInfoRuntimeApi.get_delegate`` and the storage
     map ``NeuronCertificates``."""
@@ -61,6 +62,7 @@ def metagraph(
         nominators=nominators(delegate, netuid),
         hotkey=hotkey,
         vpermit_tao_limit=vpermit_tao_limit,
+        genesis=genesis,
     )
 
 

@@ -83,11 +83,12 @@ class BittensorChain:
 
         async def read(client: Any) -> Metagraph:
             at = await client.at()
-            graph, delegate, version_key, certificates = await asyncio.gather(
+            graph, delegate, version_key, certificates, genesis = await asyncio.gather(
                 at.runtime(bt.runtime_api.SubnetInfoRuntimeApi.get_metagraph, [self._netuid]),
                 at.runtime(bt.runtime_api.DelegateInfoRuntimeApi.get_delegate, [self._hotkey]),
                 at.query(PALLET.WeightsVersionKey, [self._netuid]),
                 at.query_map(PALLET.NeuronCertificates, [self._netuid]),
+                self._substrate.block_hash(0),
             )
             if not isinstance(graph, dict):
                 raise ChainUnavailable(
@@ -101,6 +102,7 @@ class BittensorChain:
                 version_key=int(version_key or 0),
                 hotkey=self._hotkey,
                 vpermit_tao_limit=self._limit,
+                genesis=str(genesis or ""),
             )
 
         return await self._call("metagraph", read)

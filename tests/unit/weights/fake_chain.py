@@ -21,6 +21,7 @@ class FakeChain:
     size: int = 4
     hyperparameters: Hyperparameters = field(default_factory=lambda: Hyperparameters(tempo=20, rate_limit=5))
     block: int = 100
+    genesis: str = "0x01"
     epoch_start: int = 100
     hotkeys: list[str] = field(default_factory=list)
     last_update: list[int] = field(default_factory=list)
@@ -101,6 +102,7 @@ class FakeChain:
             hyperparameters=self.hyperparameters,
             nominators=(Nominator(coldkey="5Nominator", stake=10.0),),
             hotkey=OWN,
+            genesis=self.genesis,
         )
 
     async def hotkeys_of(self, uids: tuple[int, ...]) -> tuple[str, ...]:

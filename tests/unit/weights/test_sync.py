@@ -61,9 +61,44 @@ async def test_a_registration_is_published_at_once() -> None:
 
 async def test_a_chain_begun_anew_is_published_at_once() -> None:
     history, chain, sync, lease = await begun(sync_blocks=1000)
-    chain.block = 3
+    chain.block, chain.genesis = 3, "0x02"
     await sync.step(lease, await chain.tick(), announced=True)
     assert (await history.metagraph()).block == 3  # type: ignore[union-attr]
+
+
+async def test_a_node_that_is_behind_takes_back_no_registration() -> None:
+    history, chain, sync, lease = await begun(sync_blocks=1000)
+    behind = list(chain.hotkeys)
+    chain.advance(5)
+    chain.hotkeys[2], chain.last_update[2] = "new", chain.block
+    await sync.step(lease, await chain.tick(), announced=True)
+    registered = (Change(2, "5Miner2", "new"),)
+    assert (await changes(history))[1:] == [registered]
+    # The next endpoint has seen two blocks less. Neither the block nor the time to publish again brings it through.
+    ahead, updates = list(chain.hotkeys), list(chain.last_update)
+    chain.block, chain.hotkeys, chain.last_update[2] = 103, behind, 0
+    for announced in (True, False):
+        sync.take_over()
+        await sync.step(lease, await chain.tick(), announced=announced)
+        assert (await changes(history))[1:] == [registered]
+        assert (await history.metagraph()).block == sync.newest.block == 105  # type: ignore[union-attr]
+    calls = chain.calls.count("metagraph")
+    await sync.step(lease, await chain.tick(), announced=True)
+    assert chain.calls.count("metagraph") == calls  # a node that is behind is not asked at every turn
+    chain.block, chain.hotkeys, chain.last_update = 106, ahead, updates
+    sync.take_over()
+    await sync.step(lease, await chain.tick(), announced=True)
+    assert (await changes(history))[1:] == [registered]
+    assert (await history.metagraph()).block == 106  # type: ignore[union-attr]
+
+
+async def test_a_standby_that_takes_over_on_a_node_behind_shows_what_is_published() -> None:
+    history, chain, _, lease = await begun()
+    chain.block = 90
+    sync = MetagraphSync(history, chain, ChainSettings())
+    await sync.step(lease, await chain.tick(), announced=True)
+    assert sync.newest == await history.metagraph()
+    assert sync.newest is not None and sync.newest.block == 100
 
 
 async def test_a_stale_leader_publishes_nothing() -> None:
