@@ -39,7 +39,7 @@ class MinerChain:
         """Close the connection, if there is one."""
         client, self._client = self._client, None
         if client is not None:
-            with suppress(OSError, TimeoutError, bt.BittensorError):
+            with suppress(Exception):  # it is not needed any more
                 await asyncio.wait_for(client.close(), CLOSE_TIMEOUT_S)
 
     async def publish(self, endpoint: Endpoint, *, deadline_s: float) -> None:
@@ -73,7 +73,9 @@ class MinerChain:
             try:
                 async with asyncio.timeout(CALL_TIMEOUT_S):
                     await self._neurons(await self._connected())
-            except (OSError, TimeoutError, bt.BittensorError) as error:
+            except (
+                Exception
+            ) as error:  # the SDK's own, the transport's, and what a node says that nobody foresaw
                 log.warning("stakes not read", reason=type(error).__name__)
                 await asyncio.sleep(
                     min(every_s, FIRST_PAUSE_S if self._stakes.by_hotkey is None else every_s)
