@@ -11,11 +11,13 @@ import structlog
 from coremesh.errors import HistoryUnavailable
 from coremesh.events import ForwardEvent, Transcript
 from coremesh.history.protocol import History
-from coremesh.history.spool import Spool, Spooled
+from coremesh.history.spool import Spool, Spooled, SpoolFull
 
 log = structlog.get_logger(__name__)
 
 DRAIN_BATCH = 100
+TURNS = 60
+"""Every so many times that the spool is looked into, files that could not be deleted are tried again."""
 
 
 class Recorder:
@@ -23,6 +25,9 @@ class Recorder:
 
     An append that takes longer than ``patience`` is spooled: until then the event is in this process alone. Where Redis
     has taken it after all, appending it again changes nothing.
+
+    A disk that fails keeps nothing from a history that is there: what came home from a file that cannot be deleted waits
+    no longer. It is sent again now and then, so that the history does not forget that it has it.
 
     ``on_recorded(outcome)`` is told ``appended``, ``spooled`` or ``drained`` for every event.
     """
@@ -42,47 +47,91 @@ class Recorder:
         self._retry_s = retry_every.total_seconds()
         self._on_recorded = on_recorded
         self._disk = asyncio.Lock()
+        self._home: set[str] = set()
+        """Events that the history has, and whose files could not be deleted."""
 
     @property
     def waiting(self) -> int:
         """Events on disk that the history does not have yet."""
-        return len(self._spool)
+        return max(0, len(self._spool) - len(self._home))
 
     async def record(self, event: ForwardEvent, transcript: Transcript | None, hotkeys: list[str]) -> None:
         """Keep an event: when this returns it is in Redis or on the disk. Raises SpoolFull, OSError."""
-        if not self.waiting:
+        first = not self.waiting
+        if first:
             try:
-                async with asyncio.timeout(self._patience_s):
-                    await self._history.append(event, transcript, hotkeys)
+                await self._append(event, transcript, hotkeys)
             except (HistoryUnavailable, TimeoutError) as error:
                 log.warning("event spooled", event_id=event.id, reason=str(error) or "Redis takes too long")
             else:
-                self._on_recorded("appended")
                 return
-        async with self._disk:
-            await asyncio.to_thread(self._spool.put, Spooled(event, transcript, hotkeys))
+        try:
+            async with self._disk:
+                await asyncio.to_thread(self._spool.put, Spooled(event, transcript, hotkeys))
+        except (SpoolFull, OSError) as error:
+            if first:
+                raise
+            try:
+                await self._append(event, transcript, hotkeys)
+            except (HistoryUnavailable, TimeoutError):
+                raise error from None
+            return
         self._on_recorded("spooled")
+
+    async def _append(self, event: ForwardEvent, transcript: Transcript | None, hotkeys: list[str]) -> None:
+        async with asyncio.timeout(self._patience_s):
+            await self._history.append(event, transcript, hotkeys)
+        self._on_recorded("appended")
 
     async def run(self) -> None:
         """Drain the spool whenever Redis is back. Ends only when cancelled: a disk that fails is tried again."""
+        turn = 0
         while True:
-            if self.waiting:
-                try:
+            turn += 1
+            try:
+                if self.waiting:
                     await self.drain()
-                except OSError as error:
-                    log.error("events wait on a disk that fails", reason=str(error))
+                if self._home and turn % TURNS == 0:
+                    await self._delete_again()
+            except OSError as error:
+                log.error("events wait on a disk that fails", reason=str(error))
             await asyncio.sleep(self._retry_s)
 
     async def drain(self) -> None:
         """Append what waits, oldest first, until none is left or Redis is away again. Raises OSError."""
         while self.waiting:
             async with self._disk:
-                batch = await asyncio.to_thread(self._spool.oldest, DRAIN_BATCH)
+                batch = await asyncio.to_thread(self._spool.oldest, DRAIN_BATCH, self._home)
             for spooled in batch:
                 try:
                     await self._history.append(spooled.event, spooled.transcript, spooled.hotkeys)
                 except HistoryUnavailable:
                     return
-                async with self._disk:
-                    await asyncio.to_thread(self._spool.drop, spooled)
+                await self._delete(spooled)
                 self._on_recorded("drained")
+
+    async def _delete(self, spooled: Spooled) -> None:
+        """Forget an event that the history has."""
+        try:
+            async with self._disk:
+                await asyncio.to_thread(self._spool.drop, spooled)
+        except OSError as error:
+            if spooled.event.id not in self._home:
+                log.error(
+                    "a file of the spool cannot be deleted", event_id=spooled.event.id, reason=str(error)
+                )
+            self._home.add(spooled.event.id)
+        else:
+            self._home.discard(spooled.event.id)
+
+    async def _delete_again(self) -> None:
+        """Try what could not be deleted once more, and have the history remember it. Raises OSError."""
+        async with self._disk:
+            found = await asyncio.to_thread(self._spool.oldest, len(self._spool))
+        self._home &= {spooled.event.id for spooled in found}
+        for spooled in [one for one in found if one.event.id in self._home]:
+            try:
+                await self._history.append(spooled.event, spooled.transcript, spooled.hotkeys)
+            except HistoryUnavailable:
+                return
+            await self._delete(spooled)

@@ -5,7 +5,11 @@ from __future__ import annotations
 APPEND = """
 -- KEYS events transcripts seen hotkeys; ARGV id packed transcript transcripts_kept seen_ttl_s digest,hotkey...
 local place = redis.call('HGET', KEYS[3], ARGV[1])
-if place then return {place, 0} end
+if place then
+  -- What is sent again may be sent once more: it is remembered from now on.
+  redis.call('EXPIRE', KEYS[3], ARGV[5])
+  return {place, 0}
+end
 place = redis.call('XADD', KEYS[1], '*', 'e', ARGV[2])
 redis.call('HSET', KEYS[3], ARGV[1], place)
 redis.call('EXPIRE', KEYS[3], ARGV[5])

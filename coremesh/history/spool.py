@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -46,6 +47,9 @@ class Spool:
         directory.mkdir(parents=True, exist_ok=True)
         for draft in directory.glob("*.draft"):  # of a process that was killed while it wrote
             draft.unlink(missing_ok=True)
+        self._look()
+
+    def _look(self) -> None:
         sizes = [path.stat().st_size for path in self._paths()]
         self._count, self._bytes = len(sizes), sum(sizes)
 
@@ -74,13 +78,14 @@ class Spool:
         with suppress(OSError):  # not every file system does that
             _sync_names(self._directory)
 
-    def oldest(self, count: int) -> list[Spooled]:
-        """Up to ``count`` events in the order of their ids. An unreadable file is set aside, never retried."""
+    def oldest(self, count: int, besides: Collection[str] = ()) -> list[Spooled]:
+        """Up to ``count`` events in the order of their ids, without those whose ids are in ``besides``. An unreadable
+        file is set aside, never retried."""
         found: list[Spooled] = []
         paths = self._paths()
-        if not paths:  # somebody took them away
-            self._count = self._bytes = 0
-        for path in paths[:count]:
+        if len(paths) != self._count:  # somebody took some away
+            self._look()
+        for path in [path for path in paths if path.stem not in besides][:count]:
             try:
                 found.append(_decoder.decode(path.read_bytes()))
             except (msgspec.DecodeError, msgspec.ValidationError):

@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 import redis
 
-from coremesh.events import Transcript
-from coremesh.history.recorder import Recorder
+from coremesh.errors import HistoryUnavailable
+from coremesh.events import ForwardEvent, Transcript
+from coremesh.history.recorder import DRAIN_BATCH, Recorder
 from coremesh.history.redis import RedisHistory
 from coremesh.history.spool import Spool, Spooled, SpoolFull
-from coremesh.types import ORIGIN, new_event_id
+from coremesh.types import ORIGIN, StreamId, new_event_id
 from tests.events import hotkey, make_event
 from tests.fakes.history import MemoryHistory
 from tests.redis_server import RedisServer
@@ -183,6 +184,73 @@ async def test_a_disk_that_fails_ends_nothing_and_is_tried_again(tmp_path: Path)
     assert await history.length() == 1
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+class ReadOnly(Spool):
+    """On a disk that takes no change any more."""
+
+    read_only = False
+
+    def put(self, spooled: Spooled) -> None:
+        if self.read_only:
+            raise OSError(errno.EROFS, "read-only file system")
+        super().put(spooled)
+
+    def drop(self, spooled: Spooled) -> None:
+        if self.read_only:
+            raise OSError(errno.EROFS, "read-only file system")
+        super().drop(spooled)
+
+
+async def test_a_disk_that_became_read_only_loses_no_event_while_redis_is_there(tmp_path: Path) -> None:
+    history, spool = MemoryHistory(), ReadOnly(tmp_path)
+    before = [make_event({1: 0.5}) for _ in range(DRAIN_BATCH + 3)]
+    for event in before:
+        spool.put(Spooled(event, None, []))
+    spool.read_only = True
+    recorder = Recorder(history, spool, retry_every=timedelta(milliseconds=5))
+    # Before anything is drained, and after.
+    early = make_event({1: 0.5})
+    await recorder.record(early, None, [])
+    running = asyncio.create_task(recorder.run())
+    await wait_until(lambda: recorder.waiting == 0)
+    late = make_event({1: 0.5})
+    await recorder.record(late, None, [])
+    found = [entry.event.id for entry in await history.tail(1000)]
+    assert sorted(found) == sorted(event.id for event in (*before, early, late))
+    # And the disk is mended: the files go, and nothing comes twice.
+    spool.read_only = False
+    await wait_until(lambda: len(spool) == 0)
+    assert await history.length() == len(found)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_an_event_that_fits_nowhere_is_told(tmp_path: Path) -> None:
+    class Away(MemoryHistory):
+        async def append(
+            self, event: ForwardEvent, transcript: Transcript | None, hotkeys: list[str]
+        ) -> StreamId:
+            raise HistoryUnavailable("Redis is away")
+
+    spool = Spool(tmp_path, max_events=1)
+    recorder = Recorder(Away(), spool)
+    await recorder.record(make_event({1: 0.5}), None, [])
+    with pytest.raises(SpoolFull):
+        await recorder.record(make_event({1: 0.5}), None, [])
+
+
+async def test_an_id_is_remembered_for_as_long_as_it_is_sent_again(server: RedisServer) -> None:
+    history = RedisHistory(server.url, 1)
+    event = make_event({1: 0.5})
+    await history.append(event, None, [])
+    with redis.Redis.from_url(server.url) as client:
+        (seen,) = client.keys("*seen:*")
+        client.expire(seen, 60)
+        await history.append(event, None, [])
+        assert client.ttl(seen) > 3600
+    assert await history.length() == 1
+    await history.close()
 
 
 def test_an_id_that_is_no_ulid_never_names_a_file(tmp_path: Path) -> None:

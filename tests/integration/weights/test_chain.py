@@ -80,6 +80,7 @@ async def test_plain_weights_are_stored_as_sent(make, tmp_path: Path) -> None:
     async with make(tmp_path, tempo=20, rate_limit=18) as (chain, advance):
         metagraph = await chain.metagraph()
         assert metagraph.size == 25
+        assert len(bytes.fromhex(metagraph.genesis.removeprefix("0x"))) == 32
         assert metagraph.neurons[metagraph.uid_of(metagraph.hotkey)].permit
         assert metagraph.hyperparameters.tempo == 20
         assert metagraph.hyperparameters.rate_limit == 18
