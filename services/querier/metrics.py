@@ -25,6 +25,7 @@ FORWARDS = Counter("coremesh_forwards_total", "Forwards by kind and result", ["k
 FORWARDS_IN_FLIGHT = Gauge("coremesh_forwards_in_flight", "Forwards that are not recorded yet")
 REPLIES = Counter("coremesh_miner_replies_total", "Answers of miners by status", ["status"])
 EVENTS = Counter("coremesh_events_total", "Events by what became of them", ["outcome"])
+EVENTS.labels("lost")  # from 0 on: what begins at 1 has not risen, as an alert sees it
 DEGRADED = Counter("coremesh_degraded_total", "Forwards that did without a part of the mesh", ["part"])
 SPOOLED_EVENTS = Gauge("coremesh_spool_events", "Events that wait on disk for Redis")
 MINER_CLIENT = Gauge("coremesh_miner_client_size", "What the miner client holds, by kind", ["kind"])

@@ -56,7 +56,9 @@ class MetagraphSync:
         # Never from memory: the answer to an earlier publication may have been lost.
         old = await self._history.metagraph()
         if old is not None and new.is_behind(old):
-            log.warning("the chain's node is behind the published metagraph", block=new.block, published=old.block)
+            log.warning(
+                "the chain's node is behind the published metagraph", block=new.block, published=old.block
+            )
             self.newest = old
             self._behind_until_s = time.monotonic() + BEHIND_S
             return
