@@ -23,6 +23,9 @@ from services.weights.explain import share, standing
 from services.weights.rules import Rule, rule_of_format
 from services.weights.scores import ScoreState
 
+UIDS = 1 << 16
+"""A chain has no more of them."""
+MOST_COUNTED = 1 << 62
 DOMAIN = b"coremesh explanation/1\n"
 
 
@@ -67,6 +70,9 @@ def verify(found: SignedExplanation, *, signer: str | None = None) -> Verdict:
         rule = rule_of_format(found.explanation.rule)
     except ValueError as error:
         verdict.problems.append(str(error))
+        return verdict
+    if not 0 <= found.explanation.uid < UIDS:
+        verdict.problems.append(f"there is no uid {found.explanation.uid}")
         return verdict
     verdict.problems += _chain(found.explanation)
     for step in found.explanation.steps:
@@ -122,6 +128,8 @@ def _event(step: ExplainedEvent, rule: Rule, uid: int) -> list[str]:
         problems.append("the share does not follow from the rewards")
     if step.before is None or step.after is None:
         return problems
+    if not all(0 <= n < MOST_COUNTED for n in (step.before.successes, step.before.failures)):
+        return [*problems, "nobody can have so many successes or failures"]
     state = _state(step.before, uid)
     if standing(state, uid, rule) != step.before:
         problems.append("the score before does not follow from its moving value")

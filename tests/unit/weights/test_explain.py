@@ -217,6 +217,24 @@ async def test_arithmetic_alone_finds_a_forged_number(path: tuple[Any, ...], val
     assert not verify(SignedExplanation.model_validate(plain)).good
 
 
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("explanation", "uid"), 10**12),
+        (("explanation", "uid"), -5),
+        (("explanation", "steps", 1, "before", "successes"), 10**30),
+        (("explanation", "steps", 1, "before", "failures"), -(10**30)),
+    ],
+)
+async def test_numbers_that_there_cannot_be_are_a_verdict(path: tuple[Any, ...], value: Any) -> None:
+    plain = SignedExplanation(explanation=await explained(story(), 1)).model_dump(mode="json")
+    where: Any = plain
+    for key in path[:-1]:
+        where = where[key]
+    where[path[-1]] = value
+    assert not verify(SignedExplanation.model_validate(plain)).good
+
+
 async def test_a_signature_covers_every_field_and_names_its_signer() -> None:
     made = await explained(story(), 1)
     made = made.model_copy(update={"validator": ALICE.ss58_address})
