@@ -16,9 +16,9 @@ PIPED_WIDTH = 240
 
 
 def console() -> Console:
-    """Standard output, as wide as its terminal (or as COLUMNS says)."""
+    """Standard output, as wide as its terminal (or as COLUMNS says). Brackets in texts and paths are no markup."""
     looked_at = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console(width=None if looked_at else PIPED_WIDTH)
+    return Console(width=None if looked_at else PIPED_WIDTH, markup=False)
 
 
 def table(title: str, *columns: str, numbers: Collection[str] = ()) -> Table:

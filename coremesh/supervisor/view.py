@@ -70,7 +70,9 @@ class View:
             self._live.start()
         else:
             self._console.print(
-                f"coremesh: starting; logs are in {self._options.directory / 'logs'}", highlight=False
+                f"coremesh: starting; logs are in {self._options.directory / 'logs'}",
+                highlight=False,
+                markup=False,
             )
         return self
 
@@ -116,7 +118,7 @@ class View:
         colours = {"ready": "green", "starting": "yellow", "waiting": "dim"}
         for p in self._supervisor.processes:
             pid = str(p.process.pid) if p.process else "-"
-            note = p.detail[:100]
+            note = Text(p.detail[:100])  # what a process says of itself is no markup
             table.add_row(
                 p.plan.name, Text(p.state, style=colours.get(p.state, "red")), pid, str(p.restarts), note
             )
@@ -148,11 +150,14 @@ class View:
             line = p.state if p.state == "ready" or not p.detail else f"{p.state}: {p.detail}"
             if p.state in ("ready", "restarting") and self._said.get(p.plan.name) != line:
                 self._said[p.plan.name] = line
-                self._console.print(f"{p.plan.name}: {line}", highlight=False, soft_wrap=True)
+                self._say(f"{p.plan.name}: {line}")
         if self._supervisor.all_ready_s is not None and not self._greeted:
             self._greeted = True
             for line in self._greeting():
-                self._console.print(line, highlight=False, soft_wrap=True)
+                self._say(line)
         if self._greeted and time.monotonic() - self._last_summary > 30:
             self._last_summary = time.monotonic()
-            self._console.print(self._summary(), highlight=False, soft_wrap=True)
+            self._say(self._summary())
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)

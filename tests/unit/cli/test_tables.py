@@ -91,3 +91,14 @@ def test_a_name_in_brackets_is_no_markup(width: Any, capsys: pytest.CaptureFixtu
 def test_a_bar_fits_where_it_is_put() -> None:
     assert show.bar(1.0) == Text("\u2588" * 20, style="cyan")
     assert len(show.bar(1.0, 8)) == 8
+
+
+def test_brackets_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    table = tables.table("", "note")
+    table.add_row("no [/srv] and [old]")
+    console = tables.console()
+    console.print("read from /data/[/srv]/[old]", highlight=False)
+    console.print(table)
+    said = capsys.readouterr().out
+    assert "read from /data/[/srv]/[old]" in said
+    assert "no [/srv] and [old]" in said
