@@ -34,13 +34,15 @@ class Client:
             [MeshSettings, QuerierSettings], ["--config", str(config)] if config else [], known=ALL_SECTIONS
         )
         mesh = settings[MeshSettings]
-        self.urls = {
+        urls = {
             "querier": mesh.querier_url,
             "gating": mesh.gating_url,
             "reward": mesh.reward_url,
             "weights": mesh.weights_url,
             "trainer": mesh.trainer_url,
         }
+        # As the services take them: with a slash at the end, or without.
+        self.urls = {name: url.rstrip("/") for name, url in urls.items()}
         self._mesh_token = mesh.token.get_secret_value()
         keys = settings[QuerierSettings].api_keys
         self._api_key = keys[0].get_secret_value() if keys else ""

@@ -31,7 +31,8 @@ def client(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Client]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    monkeypatch.setenv("COREMESH_MESH_WEIGHTS_URL", f"http://127.0.0.1:{server.server_port}")
+    # With a slash at the end, which services take as well.
+    monkeypatch.setenv("COREMESH_MESH_WEIGHTS_URL", f"http://127.0.0.1:{server.server_port}/")
     try:
         with Client(None) as made:
             yield made
@@ -42,6 +43,7 @@ def client(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Client]:
 
 
 def test_what_a_service_refuses_keeps_its_code_and_remedy(client: Client) -> None:
+    assert not client.urls["weights"].endswith("/")  # a path follows: //scores is nothing that a service has
     with pytest.raises(Refused) as told:
         client.get("weights", "/explain/9")
     assert told.value.as_dict() == {
