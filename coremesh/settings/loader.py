@@ -301,7 +301,8 @@ def _refuse_unknown(
                 continue
             if not isinstance(values, dict):
                 where = f"{origin}{section}"
-                message = f"{where}: got {values!r}; takes a table"
+                # Not the value: it may hold a secret, and nothing tells which of them would be one.
+                message = f"{where}: got a {type(values).__name__}; takes a table"
                 found.problems.append(Problem("bad_value", where, message, f"Write [{section}] on a line."))
                 tables[section] = {}
                 continue
@@ -367,6 +368,4 @@ def _explain(cls: type[Section], error: ValidationError, sources: dict[str, str]
 
 def _secret(name: str, value: object) -> bool:
     """Whether a value may hold a secret: a token, a key, or a URL with a password in it."""
-    return any(word in name for word in ("token", "key", "password")) or (
-        isinstance(value, str) and "@" in value
-    )
+    return any(word in name for word in ("token", "key", "password")) or "@" in repr(value)

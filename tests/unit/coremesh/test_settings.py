@@ -116,3 +116,21 @@ def test_a_list_is_json_in_a_flag_too() -> None:
     ].allow_networks == ("10.0.0.0/8",)
     with pytest.raises(BadSetting, match="takes a JSON list"):
         load([QuerierSettings], ["--querier.allow_networks=10.0.0.0/8"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'redis = "redis://:s3cret@127.0.0.1/0"',
+        '[redis]\nurl = ["redis://:s3cret@127.0.0.1/0"]',
+        '[redis.url]\nurl = "redis://:s3cret@127.0.0.1/0"',
+        '[[mesh]]\ntoken = "s3cret"',
+        'mesh = "s3cret"',
+    ],
+)
+def test_a_secret_in_a_wrong_place_of_the_file_is_not_said(text: str, tmp_path: Path) -> None:
+    config = tmp_path / "coremesh.toml"
+    config.write_text(text)
+    with pytest.raises(BadSetting) as told:
+        load(ALL_SECTIONS, ["--config", str(config)])
+    assert "s3cret" not in str(told.value.as_dict())
