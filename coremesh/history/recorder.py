@@ -26,8 +26,8 @@ class Recorder:
     An append that takes longer than ``patience`` is spooled: until then the event is in this process alone. Where Redis
     has taken it after all, appending it again changes nothing.
 
-    A disk that fails keeps nothing from a history that is there: what came home from a file that cannot be deleted waits
-    no longer. It is sent again now and then, so that the history does not forget that it has it.
+    A disk that fails keeps nothing from a history that is there: what came home from a file that cannot be deleted
+    waits no longer. It is sent again now and then, so that the history does not forget that it has it.
 
     ``on_recorded(outcome)`` is told ``appended``, ``spooled`` or ``drained`` for every event.
     """

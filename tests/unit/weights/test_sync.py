@@ -98,7 +98,8 @@ async def test_a_standby_that_takes_over_on_a_node_behind_shows_what_is_publishe
     sync = MetagraphSync(history, chain, ChainSettings())
     await sync.step(lease, await chain.tick(), announced=True)
     assert sync.newest == await history.metagraph()
-    assert sync.newest is not None and sync.newest.block == 100
+    assert sync.newest is not None
+    assert sync.newest.block == 100
 
 
 async def test_a_stale_leader_publishes_nothing() -> None:
