@@ -123,6 +123,10 @@ class FoldRunner(Generic[S]):
         """See Leading.holds."""
         return self._leading.holds(lease)
 
+    def stand_aside(self) -> None:
+        """See Leading.stand_aside."""
+        self._leading.stand_aside()
+
     async def run(self) -> None:
         """Stand by and lead, for ever. Redis being away only makes it wait. Ends when cancelled."""
         await self._leading.run(self._fold_on)

@@ -51,6 +51,11 @@ class Leading:
         self._log = log.bind(**(about or {"role": role}))
         self.lease: Lease | None = None
         self._held_until_s = 0.0
+        self._aside = asyncio.Event()
+
+    def stand_aside(self) -> None:
+        """Give the lease back soon, and leave it for a while to whoever stands by; where nobody does, lead on then."""
+        self._aside.set()
 
     def holds(self, lease: Lease) -> bool:
         """Whether ``lease`` is ours and has not run out, by our own clock: a process that was stopped for a while
@@ -71,6 +76,11 @@ class Leading:
                     continue
                 self._log.info("leading", token=self.lease.token)
                 await self._lead(self.lease, work)
+                if self._aside.is_set():
+                    lease, self.lease = self.lease, None
+                    self._log.warning("standing aside")
+                    await give_back(self._leases, lease)
+                    await asyncio.sleep(self._ttl.total_seconds() / 4)  # a standby asks three times meanwhile
             except LeaseLost as error:
                 self._log.warning("no longer leading", reason=error.message)
             except HistoryUnavailable as error:
@@ -84,7 +94,13 @@ class Leading:
                 self.lease = None
 
     async def _lead(self, lease: Lease, work: Callable[[Lease], Awaitable[None]]) -> None:
-        tasks = {asyncio.ensure_future(self._keep(lease)), asyncio.ensure_future(work(lease))}
+        """Work until it is to stand aside. Raises LeaseLost, HistoryUnavailable and what ``work`` does."""
+        self._aside.clear()
+        tasks: set[asyncio.Future[Any]] = {
+            asyncio.ensure_future(self._keep(lease)),
+            asyncio.ensure_future(work(lease)),
+            asyncio.ensure_future(self._aside.wait()),
+        }
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:

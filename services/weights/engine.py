@@ -37,6 +37,8 @@ log = structlog.get_logger(__name__)
 STALL_S = 60.0
 """A chain without a new block for this long is stuck, or our endpoint is: blocks come every 12 s."""
 
+AWAY_S = 300.0
+"""A leader that has not reached the chain for this long lets a standby try, whose own way there may be open."""
 
 STUCK_S = 20.0
 """A fold that has not moved for this long while events wait for it is stuck."""
@@ -59,6 +61,7 @@ class Engine:
         holder: str = "",
         stuck_s: float = STUCK_S,
         stall_s: float = STALL_S,
+        away_s: float = AWAY_S,
     ) -> None:
         self.history = history
         self.chain = chain
@@ -66,6 +69,9 @@ class Engine:
         self._settings = settings
         self._stuck_s = stuck_s
         self._stall_s = stall_s
+        self._away_s = away_s
+        self._reached: tuple[Lease | None, float] = (None, time.monotonic())
+        """By which lease we led when the chain last answered, or since when we lead by it."""
         self.book = Book(settings)
         fold = ScoreFold(self.book.rule)
         if not fold.has_pages:
@@ -124,13 +130,25 @@ class Engine:
                 CHAIN_FAILURES.inc()
                 self._problem = error.message
                 log.warning("chain away", reason=error.message)
+                self._let_others_try()
             except (HistoryUnavailable, LeaseLost) as error:
                 log.warning("metagraph not published", reason=error.message)
                 led = None
             await asyncio.sleep(self._settings.interval_s)
 
+    def _let_others_try(self) -> None:
+        """The chain did not answer: give the lease back when it has not for long."""
+        lease, now = self.runner.lease, time.monotonic()
+        if lease is not self._reached[0]:
+            self._reached = (lease, now)
+        elif lease is not None and now - self._reached[1] > self._away_s:
+            log.error("the chain has been away for too long; another may lead", seconds=round(self._away_s))
+            self._reached = (lease, now)
+            self.runner.stand_aside()
+
     async def _look(self) -> None:
         tick = await self.chain.tick()
+        self._reached = (self.runner.lease, time.monotonic())
         CHAIN_BLOCK.set(tick.block)
         if self.tick is None or tick.block != self.tick.block:
             self._moved_s = time.monotonic()

@@ -18,16 +18,22 @@ from tests.wait import wait_until
 
 
 def engine(
-    history: MemoryHistory, chain: FakeChain | None = None, *, trim_folds: tuple[str, ...] = ("scores",)
+    history: MemoryHistory,
+    chain: FakeChain | None = None,
+    *,
+    trim_folds: tuple[str, ...] = ("scores",),
+    holder: str = "me",
+    away_s: float = 300.0,
 ) -> Engine:
     return Engine(
         history,
         chain or FakeChain(),
         chain_settings=ChainSettings(sync_blocks=1),
         settings=WeightsSettings(interval_s=0.01, trim_s=0.02, keep_events=3, trim_folds=trim_folds),
-        holder="me",
+        holder=holder,
         stuck_s=0.2,
         stall_s=0.2,
+        away_s=away_s,
     )
 
 
@@ -161,6 +167,41 @@ async def test_a_standby_tells_the_age_of_our_weights_and_holds_nothing() -> Non
     chain.last_update[0] = chain.block
     chain.advance(7)
     await wait_until(lambda: REGISTRY.get_sample_value("coremesh_weights_age_blocks") == 7.0)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def running(one: Engine) -> list[asyncio.Task[None]]:
+    return [asyncio.create_task(work) for work in (one.fold(), one.follow(), one.watch(), one.submit())]
+
+
+async def test_a_leader_that_cannot_reach_the_chain_leaves_the_lease_to_one_that_can() -> None:
+    history, chain = MemoryHistory(), FakeChain()
+    one = engine(history, FakeChain(away=True), holder="one", away_s=0.1)
+    tasks = running(one)
+    await wait_until(lambda: one.runner.lease)
+    two = engine(history, chain, holder="two", away_s=0.1)
+    tasks += running(two)
+    await wait_until(lambda: two.runner.lease)
+    await wait_until(history.metagraph)  # published by who reaches the chain
+    assert one.runner.lease is None
+    await asyncio.sleep(1)  # and it stays so
+    assert await history.leader("weights") == "two"
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_leader_that_is_alone_leads_on_while_the_chain_is_away() -> None:
+    history = MemoryHistory()
+    alone = engine(history, FakeChain(away=True), away_s=0.1)
+    tasks = running(alone)
+    first = await wait_until(lambda: alone.runner.lease)
+    again = await wait_until(lambda: alone.runner.lease is not first and alone.runner.lease)
+    assert again.token > first.token
+    await history.append(make_event({1: 1.0}), None, [hotkey(1)])
+    await wait_until(lambda: alone.book.page.state.events == 1)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
