@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from datetime import timedelta
@@ -26,6 +27,8 @@ EVENTS = 2000
 PAGE = 200
 """Events taken at once: the loop is free again after each page."""
 WAIT = timedelta(seconds=1)
+IDLE_MS = 60_000
+"""Without a forward for longer than this, and than the last ones took, it is not said how many there were before."""
 AGAIN_S = 0.5
 PAUSE_S = 0.25
 """Between two looks at a history that grows: people see no difference, and events are read many at a time instead of
@@ -80,11 +83,17 @@ class HistoryFollower:
         """How many of the events kept come after ``place``."""
         return len(self.newest(EVENTS, place))
 
-    def per_minute(self) -> float | None:
-        """Forwards a minute over the newest 200; None while there are fewer than two."""
+    def per_minute(self, now_ms: int | None = None) -> float | None:
+        """Forwards a minute over the newest 200, up to now where nothing has come for long; None while there are fewer
+        than two."""
         times = [e.event.time_ms for e in self.newest(PAGE) if isinstance(e.event, ForwardEvent)]
         spread = max(times) - min(times) if len(times) > 1 else 0
-        return (len(times) - 1) * 60_000 / spread if spread > 0 else None
+        if spread <= 0:
+            return None
+        idle = (time.time_ns() // 1_000_000 if now_ms is None else now_ms) - max(times)
+        if idle > max(IDLE_MS, spread):
+            spread += idle
+        return (len(times) - 1) * 60_000 / spread
 
     async def look(self) -> int:
         """Take what is new, waiting a moment for it: how many events. Raises HistoryUnavailable."""

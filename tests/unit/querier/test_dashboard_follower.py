@@ -172,3 +172,15 @@ async def test_a_place_that_is_not_there_is_a_place_all_the_same(place: str) -> 
     follower = HistoryFollower(history, lambda: None)
     await follower.look()
     assert len(follower.newest(5, StreamId(place))) == (0 if place == "9-0" else 1)
+
+
+async def test_the_rate_falls_when_nothing_comes_any_more() -> None:
+    history = MemoryHistory()
+    for n in range(11):
+        event = msgspec.structs.replace(make_event({1: 0.5}), time_ms=n * 1000)
+        await history.append(event, None, [])
+    follower = HistoryFollower(history, lambda: None)
+    await follower.look()
+    assert follower.per_minute(10_500) == 60  # one a second
+    assert follower.per_minute(40_000) == 60  # a pause is no end
+    assert follower.per_minute(600_000) == 1  # ten in ten minutes

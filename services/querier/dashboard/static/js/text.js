@@ -8,15 +8,16 @@ function visible(character) {
   return `\u27e8${character.codePointAt(0).toString(16).padStart(4, "0").toUpperCase()}\u27e9`;
 }
 
-/** A text with what cannot be seen spelt out, cut after `limit` characters. Gives {text, shown, cut, chars}. */
+/**
+ * A text with what cannot be seen spelt out, cut after `limit` characters. Gives {text, shown, cut, chars}. Characters are
+ * counted as the querier does, which tells `chars` of a text that it cut: an emoji is one, though two units of a string.
+ */
 export function tame(raw, limit = SHOWN, chars = null) {
   const whole = typeof raw === "string" ? raw : String(raw ?? "");
-  let head = whole.slice(0, limit);
-  const last = head.charCodeAt(head.length - 1);
-  if (last >= 0xd800 && last <= 0xdbff) head = head.slice(0, -1);
-  const text = head.replaceAll("\r\n", "\n").replace(HIDDEN, visible).replace(MARKS, "$1");
-  const all = chars ?? whole.length;
-  return { text, shown: head.length, cut: all > head.length, chars: all };
+  const kept = [...whole.slice(0, 2 * limit)].slice(0, limit);
+  const text = kept.join("").replaceAll("\r\n", "\n").replace(HIDDEN, visible).replace(MARKS, "$1");
+  const all = chars ?? [...whole].length;
+  return { text, shown: kept.length, cut: all > kept.length, chars: all };
 }
 
 /** One line of a stranger's. */
