@@ -90,17 +90,13 @@ async def replay(history: Recorded, *, alone: bool = False) -> Report:
 
     Raises HistoryUnavailable.
     """
-    checkpoint = None if alone else await history.load(NAME)
+    # Submissions first: of those there are then, none is of scores newer than the checkpoint that is read after them.
     records: dict[str, Submission] = {}
     for entry in await history.submissions(MOST_SUBMISSIONS):
         records.setdefault(entry.submission.id, entry.submission)
-    trimmed = await history.trimmed()
-    if trimmed != ORIGIN:
-        return Report(
-            provable=False,
-            equal=False,
-            note=f"events up to {trimmed} were trimmed away: scores cannot be proven from the start",
-        )
+    checkpoint = None if alone else await history.load(NAME)
+    if (trimmed := await history.trimmed()) != ORIGIN:
+        return _trimmed(trimmed)
     if checkpoint is None and not alone:
         length = await history.length()
         note = "nothing was folded yet" if length else "the history is empty"
@@ -135,10 +131,17 @@ async def replay(history: Recorded, *, alone: bool = False) -> Report:
             entries += len(page)
             advance(len(page))
             at = page[-1].stream_id
+    if (trimmed := await history.trimmed()) != ORIGIN:
+        return _trimmed(trimmed)  # while it was read
     for left in open_.values():
         compared += [_compared(s, False, "its place is not in the history") for s in left]
     compared.sort(key=lambda c: (stream_key(c.last_id), c.block))
     return _report(checkpoint, rule, tracks, compared, entries, until)
+
+
+def _trimmed(until: StreamId) -> Report:
+    note = f"events up to {until} were trimmed away: scores cannot be proven from the start"
+    return Report(provable=False, equal=False, note=note)
 
 
 def _report(

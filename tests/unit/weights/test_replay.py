@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import msgspec
 import pytest
@@ -52,6 +54,43 @@ async def test_submissions_under_an_earlier_rule_are_reproduced_by_that_rule() -
     assert {recipe_of_text(e.submission.rule).rule.name for e in await b.history.submissions(10)} == {
         "shrunk_z"
     }
+
+
+class Moving:
+    """A history that goes on once, right after something of it was read."""
+
+    def __init__(self, history: MemoryHistory, read: str, go_on: Callable[[], Awaitable[object]]) -> None:
+        self._history, self._read, self._go_on = history, read, go_on
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._history, name)
+        if name != self._read:
+            return found
+
+        async def reads(*words: Any) -> Any:
+            answer, self._read = await found(*words), ""
+            await self._go_on()
+            return answer
+
+        return reads
+
+
+async def test_weights_that_are_set_meanwhile_are_no_difference() -> None:
+    b = await with_submissions()
+
+    async def set_weights() -> None:
+        await b.forward(u1=1.0)
+        await b.step(20)
+
+    report = await replay(Moving(b.history, "load", set_weights))
+    assert report.exit_code == EQUAL
+    assert len(await b.history.submissions(100)) > len(report.submissions)
+
+
+async def test_a_history_that_is_trimmed_meanwhile_proves_nothing() -> None:
+    b = await with_submissions()
+    report = await replay(Moving(b.history, "trimmed", lambda: b.history.trim(1, ("scores",))))
+    assert report.exit_code == NOT_PROVABLE
 
 
 async def test_a_submission_with_other_weights_is_found_out() -> None:
