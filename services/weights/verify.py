@@ -69,6 +69,11 @@ def _parser() -> Parser:
 
 def _show(verdict: Verdict) -> None:
     for problem in verdict.problems:
-        print(problem)
-    by = f"signed by {verdict.signer}" if verdict.signed else "not signed"
+        print(_plain(problem))
+    by = f"signed by {_plain(verdict.signer)}" if verdict.signed else "not signed"
     print(f"{'right' if verdict.good else 'WRONG'}: {verdict.steps} steps, {by}")
+
+
+def _plain(text: str) -> str:
+    """A text of the file's, in which nothing can move the cursor: it must not overwrite the verdict on a terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

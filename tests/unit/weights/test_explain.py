@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +23,8 @@ from services.weights.explain import Base, Speaker, UnknownMiner, explain
 from services.weights.proof import canonical, sign, verify
 from services.weights.rules import Rule, ShrunkZ, SoftmaxEma, SoftmaxEmaCorrected
 from services.weights.scores import ScoreState
+from services.weights.verify import BAD
+from services.weights.verify import main as verify_main
 from tests.events import hotkey, make_event
 from tests.fakes.history import MemoryHistory
 from tests.unit.weights.histories import HISTORIES
@@ -233,6 +236,20 @@ async def test_numbers_that_there_cannot_be_are_a_verdict(path: tuple[Any, ...],
         where = where[key]
     where[path[-1]] = value
     assert not verify(SignedExplanation.model_validate(plain)).good
+
+
+async def test_a_file_cannot_write_its_own_verdict_on_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = SignedExplanation(explanation=await explained(story(), 1)).model_dump(mode="json")
+    plain |= {"signature": "00" * 64, "signer": "5Good\x1b[2K\rright: 3 steps, signed by 5Good\x1b[8m"}
+    file = tmp_path / "said.json"
+    file.write_text(json.dumps(plain))
+    assert verify_main([str(file)]) == BAD
+    said = capsys.readouterr().out
+    assert "\x1b" not in said
+    assert "\r" not in said
+    assert said.splitlines()[-1].startswith("WRONG: ")
 
 
 async def test_a_signature_covers_every_field_and_names_its_signer() -> None:
