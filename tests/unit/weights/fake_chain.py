@@ -21,7 +21,7 @@ class FakeChain:
     size: int = 4
     hyperparameters: Hyperparameters = field(default_factory=lambda: Hyperparameters(tempo=20, rate_limit=5))
     block: int = 100
-    genesis: str = "0x01"
+    genesis: str = "0x" + 32 * "01"
     epoch_start: int = 100
     hotkeys: list[str] = field(default_factory=list)
     last_update: list[int] = field(default_factory=list)
