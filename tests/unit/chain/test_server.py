@@ -14,6 +14,7 @@ from websockets.exceptions import ConnectionClosed
 from devnet.chain.rpc import MAX_KEYS
 from devnet.chain.server import Server
 from tests.unit.chain.conftest import Bench
+from tests.wait import wait_until
 
 
 async def test_a_client_that_read_nothing_and_left_gives_its_place_back(make_bench: Callable[..., Bench]):
@@ -32,15 +33,10 @@ async def test_a_client_that_read_nothing_and_left_gives_its_place_back(make_ben
 
     asking = asyncio.create_task(ask_for_ever())
     try:
-        async with asyncio.timeout(60):
-            while not server.connections:
-                await asyncio.sleep(0.01)
-            (connection,) = server.connections
-            while not connection.full:
-                await asyncio.sleep(0.01)
-            client.transport.abort()
-            while server.connections:
-                await asyncio.sleep(0.01)
+        (connection,) = await wait_until(lambda: list(server.connections))
+        await wait_until(lambda: connection.full, timeout=60)
+        client.transport.abort()
+        await wait_until(lambda: not server.connections)
     finally:
         asking.cancel()
         server.stop()
