@@ -166,12 +166,20 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             Panel(
                 "Waiting on disk for Redis",
                 "short",
-                (("max(coremesh_spool_events)", "events"),),
+                (("sum(coremesh_spool_events)", "events"),),
             ),
             Panel(
                 "Age of our weights",
                 "short",
-                (("min(coremesh_weights_age_blocks)", "blocks"),),
+                (
+                    # As the alert WeightsOld: of an instance that sees no blocks any more the age stands still.
+                    (
+                        "min(coremesh_weights_age_blocks"
+                        " and on (job, instance) changes(coremesh_chain_block[5m]) > 0)"
+                        " or min(coremesh_weights_age_blocks)",
+                        "blocks",
+                    ),
+                ),
             ),
             Panel(
                 "Submissions by result",
@@ -207,7 +215,7 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                 (
                     (
                         "sum by (job, instance) (rate(coremesh_http_requests_total"
-                        '{route=~"/score|/reward|/inference"}[1m]))',
+                        '{route=~"/score|/reward|/inference|/v1/chat/completions"}[1m]))',
                         "{{job}} {{instance}}",
                     ),
                 ),

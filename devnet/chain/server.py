@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
 import time
@@ -44,6 +43,11 @@ class Connection:
         self._unsent: asyncio.Queue[str] = asyncio.Queue(MAX_UNSENT)
         self._ids = count(1)
         self.subscriptions: dict[str, str] = {}
+
+    @property
+    def full(self) -> bool:
+        """Whether the client leaves so much unread that nothing more is queued."""
+        return self._unsent.full()
 
     def subscribe(self, kind: str) -> str:
         """Open a subscription; see `rpc.Session`."""
@@ -97,7 +101,7 @@ class Server:
     def __init__(self, chain: Chain) -> None:
         self.chain = chain
         self.gate = devnet_rpc.Gate()
-        self._connections: set[Connection] = set()
+        self.connections: set[Connection] = set()
         self._stop = asyncio.Event()
 
     def stop(self) -> None:
@@ -132,7 +136,7 @@ class Server:
                 results = await asyncio.gather(*tasks, return_exceptions=True)
             await self._save(clean=True)
             # A node that goes away just goes away: a closing handshake would end the SDK's session for good.
-            for connection in list(self._connections):
+            for connection in list(self.connections):
                 connection.abort()
         for result in results:
             if isinstance(result, Exception):
@@ -155,7 +159,7 @@ class Server:
                 saved_at = loop.time()
             for notice in notices:
                 notice()
-            for connection in list(self._connections):
+            for connection in list(self.connections):
                 connection.notify_all("chain_newHead", header)
                 connection.notify_all("chain_finalizedHead", header)
 
@@ -173,25 +177,33 @@ class Server:
     # -- clients ---------------------------------------------------------------------------------
 
     async def _client(self, client: ServerConnection) -> None:
-        if len(self._connections) >= MAX_CONNECTIONS:
+        if len(self.connections) >= MAX_CONNECTIONS:
             await client.close(1013, "too many connections")
             return
         connection = Connection(client)
-        self._connections.add(connection)
-        sender = asyncio.create_task(connection.send())
+        self.connections.add(connection)
+        # Whichever ends ends the other: a reply to a client that has gone is not waited with, nor a sender of none.
+        both = [
+            asyncio.create_task(connection.send()),
+            asyncio.create_task(self._receive(client, connection)),
+        ]
         try:
-            async for message in client:
-                reply = await self._reply(connection, message)
-                if reply is not None:
-                    await connection.put(reply)
-        except ConnectionClosed:
-            pass
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._connections.discard(connection)
+            self.connections.discard(connection)
             connection.subscriptions.clear()
-            sender.cancel()
-            with contextlib.suppress(asyncio.CancelledError, ConnectionClosed):
-                await sender
+            for task in both:
+                task.cancel()
+            results = await asyncio.gather(*both, return_exceptions=True)
+        for result in results:
+            if isinstance(result, Exception) and not isinstance(result, ConnectionClosed):
+                raise result
+
+    async def _receive(self, client: ServerConnection, connection: Connection) -> None:
+        async for message in client:
+            reply = await self._reply(connection, message)
+            if reply is not None:
+                await connection.put(reply)
 
     async def _reply(self, connection: Connection, message: str | bytes) -> Any:
         try:

@@ -12,7 +12,8 @@ from services.querier.cleaning import clean
 MIN_CHARS = 11
 """A question has more than ten characters."""
 REMEMBERED = 10_000
-_WORDS = re.compile(r"\w+")
+# Scripts without blanks between words: each character is a word.
+_WORDS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")
 _MARKS = "?？؟⸮՞"
 _PREAMBLE = re.compile(
     r"^(?:(?:sure|certainly|of course|okay|ok|here)\b[^?\n]{0,80}[:!.]\s+|(?:question|q)\s*\d*\s*[:.)]\s*"

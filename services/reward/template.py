@@ -31,6 +31,11 @@ class Form:
     """
 
     def __init__(self, tokenizer: Any, form: TextForm, model: str, max_tokens: int) -> None:
+        if not tokenizer.is_fast:
+            raise BadModel(
+                f"the tokenizer of {model} does not say where its tokens stand, so that long texts cannot be cut",
+                remedy="Choose a model with a tokenizer.json.",
+            )
         self._tokenizer = tokenizer
         self._max_tokens = max_tokens
         self._form = form

@@ -59,45 +59,37 @@ RUN = 4
 """So many words that hang together as in the prompt are taken for the prompt's own."""
 _PROMPT_STEP, _TEXT_STEP = 2, 3
 """Two words hang together where they come in one order in both, so close: one may be left out, two put in between."""
-_WINDOW, _SHARE = 8, 6
-"""So many words of so many in a row that the prompt has too, in any order, are its own."""
 _SHORT_PROMPT = 48
-"""Distinct words up to which that holds: what is said about a long text has most of its words."""
+"""Distinct words up to which each of the prompt's words is its own wherever it stands: filler between them, more than
+two words together can hide, hides nothing then. What is said about a longer text has most of its words."""
 
 
 def without_echo(prompt: str, text: str) -> str | None:
-    """The words of a text that do not repeat RUN or more of the prompt's in their order; None when none do.
+    """The words of a text that do not repeat the prompt's; None when all are left.
 
-    Words put in between, and words left out, do not hide a repetition; nor does another order, of a short prompt.
+    Of a short prompt every word goes. Of another one only RUN or more in their order do; words put in between, and
+    words left out, do not hide such a repetition.
     """
     said = words(text)
     asked = words(prompt)
+    if len(own := set(asked)) <= _SHORT_PROMPT:
+        kept = [word for word in said if word not in own]
+    else:
+        roots = _runs(asked, said)
+        sizes = Counter(roots)
+        kept = [word for word, root in zip(said, roots, strict=True) if sizes[root] < RUN]
+    return " ".join(kept) if len(kept) < len(said) else None
+
+
+def _runs(asked: list[str], said: list[str]) -> list[int]:
+    """For each word that is said, a number that those share which hang together as they do in what was asked."""
     known = {(word, later) for i, word in enumerate(asked) for later in asked[i + 1 : i + 1 + _PROMPT_STEP]}
     group = list(range(len(said)))
     for i, word in enumerate(said):
         for j in range(i + 1, min(i + 1 + _TEXT_STEP, len(said))):
             if (word, said[j]) in known:
                 _join(group, i, j)
-    roots = [_root(group, i) for i in range(len(said))]
-    sizes = Counter(roots)
-    mixed = _mixed(set(asked), said)
-    kept = [word for i, word in enumerate(said) if sizes[roots[i]] < RUN and i not in mixed]
-    return " ".join(kept) if len(kept) < len(said) else None
-
-
-def _mixed(asked: set[str], said: list[str]) -> set[int]:
-    """Where words of a short prompt stand together in whatever order."""
-    found: set[int] = set()
-    if len(asked) > _SHORT_PROMPT:
-        return found
-    ours = [word in asked for word in said]
-    inside = sum(ours[:_WINDOW])
-    for end in range(_WINDOW, len(said) + 1):
-        if inside >= _SHARE:
-            found.update(i for i in range(end - _WINDOW, end) if ours[i])
-        if end < len(said):
-            inside += ours[end] - ours[end - _WINDOW]
-    return found
+    return [_root(group, i) for i in range(len(said))]
 
 
 def _root(group: list[int], i: int) -> int:

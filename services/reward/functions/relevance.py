@@ -13,9 +13,9 @@ class Relevance:
     """The cosine of prompt and completion embeddings, in [-1, 1].
 
     Repetitions are looked for in what the encoder reads: special tokens, which it never does, would cut them up.
-    Nothing is closer to a prompt than the prompt itself. A completion that repeats some of it in the same words
-    therefore gets at most ``echo_margin`` more than the rest of it would alone: enough for an answer that
-    begins by restating the question, too little for one that is nothing else.
+    Nothing is closer to a prompt than the prompt itself, with whatever filler between its words. A completion that
+    repeats some of it in the same words therefore gets at most ``echo_margin`` more than the rest of it would alone:
+    enough for an answer that names what was asked about, too little for one that says nothing else.
     """
 
     def __init__(self, name: str, encoder: Embeds, *, echo_margin: float = 0.2) -> None:

@@ -31,6 +31,15 @@ def test_what_is_no_question_does_not_pass(text: str) -> None:
     assert Sieve(200).take(text) is None
 
 
+def test_a_question_in_a_script_without_blanks_passes() -> None:
+    sieve = Sieve(200)
+    assert sieve.take("为什么天空在白天看起来是蓝色的？") == "为什么天空在白天看起来是蓝色的？"
+    assert sieve.take("為什麼太陽在傍晚的時候看起來是紅色的？") is not None
+    assert sieve.take("光合成は植物の中でどのように働きますか？") is not None
+    assert sieve.take("为什么天空在白天看起来是蓝色的?") is None
+    assert sieve.take("哈哈哈哈哈哈哈哈哈哈哈哈？") is None
+
+
 def test_a_sieve_forgets_the_oldest() -> None:
     sieve = Sieve(200, remembered=10)
     for n in range(50):

@@ -243,6 +243,20 @@ class TestRelevance:
         assert min(await unguarded.raw(batch(tokens, filled))) > 0.8
         assert await unguarded.raw(batch(mixed, question=long)) > 0.8
 
+    async def test_the_questions_words_among_filler_earn_less_than_a_part_of_an_answer(self):
+        filler = ("it is true", "we may ask", "as they say", "in one sense", "to be frank")
+        asked = QUESTION[:-1].split()
+        every = " ".join(f"{word} {filler[i % 5]}" for i, word in enumerate(asked))
+        telling = " ".join(
+            f"{word} {filler[i % 5]}" for i, word in enumerate(("vaccines", "immune", "system"))
+        )
+        part = "Memory cells stay behind, and the next infection is beaten before it is felt."
+        relevance = Relevance("relevance", encoder(), echo_margin=0.2)
+        raw = await relevance.raw(batch(every, telling, part, GOOD))
+        assert max(raw[:2]) < raw[2] < raw[3]
+        unguarded = Relevance("relevance", encoder(), echo_margin=2.0)
+        assert min((await unguarded.raw(batch(every, telling, part)))[:2]) > 0.6
+
     async def test_as_a_mask(self):
         mask = RelevanceThreshold(encoder(), threshold=0.3)
         assert await values(mask, GOOD, COOKING) == [1.0, 0.0]

@@ -319,3 +319,12 @@ def test_a_file_that_is_wrong_is_explained(tmp_path: Path):
         assert says in caught.value.message
     with pytest.raises(BadSetting, match="No such file"):
         read_config(tmp_path / "absent.toml")
+
+
+def test_a_tokenizer_that_cannot_say_where_its_tokens_stand_is_refused_at_start(tmp_path: Path):
+    path = save_classifier(tmp_path / "model", bert=True)
+    for file in path.glob("*token*"):
+        file.unlink()
+    transformers.CanineTokenizer().save_pretrained(path)
+    with pytest.raises(BadModel, match="where its tokens stand"):
+        build(config_of(path), Models())
