@@ -73,9 +73,8 @@ class MinerChain:
             try:
                 async with asyncio.timeout(CALL_TIMEOUT_S):
                     await self._neurons(await self._connected())
-            except (
-                Exception
-            ) as error:  # the SDK's own, the transport's, and what a node says that nobody foresaw
+            # The SDK's own errors, the transport's, and what comes of a node that says what nobody foresaw.
+            except Exception as error:
                 log.warning("stakes not read", reason=type(error).__name__)
                 await asyncio.sleep(
                     min(every_s, FIRST_PAUSE_S if self._stakes.by_hotkey is None else every_s)

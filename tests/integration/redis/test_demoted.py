@@ -28,6 +28,7 @@ class Address:
 
     def __init__(self, port: int) -> None:
         self.port = port
+        self.url = ""
         self.connections = 0
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -52,17 +53,25 @@ async def servers(tmp_path: Path) -> AsyncIterator[tuple[Server, Server]]:
     replica.kill()
 
 
+@pytest.fixture
+async def address(servers: tuple[Server, Server]) -> AsyncIterator[Address]:
+    found = Address(servers[0].port)
+    listening = await asyncio.start_server(found.handle, "127.0.0.1", 0)
+    found.url = f"redis://127.0.0.1:{listening.sockets[0].getsockname()[1]}/0"
+    yield found
+    listening.close()
+
+
 def replication(server: Server) -> dict[str, Any]:
     client: Any = server.client()
     return client.info("replication")
 
 
-async def test_a_master_that_became_a_replica_is_left(servers: tuple[Server, Server]) -> None:
+async def test_a_master_that_became_a_replica_is_left(
+    servers: tuple[Server, Server], address: Address
+) -> None:
     master, replica = servers
-    address = Address(master.port)
-    listening = await asyncio.start_server(address.handle, "127.0.0.1", 0)
-    port = listening.sockets[0].getsockname()[1]
-    history = RedisHistory(f"redis://127.0.0.1:{port}/0", 1)
+    history = RedisHistory(address.url, 1)
     events = [make_event({1: 0.5}) for _ in range(3)]
     await history.append(events[0], None, [])
     copied: Any = replica.client()
@@ -80,7 +89,6 @@ async def test_a_master_that_became_a_replica_is_left(servers: tuple[Server, Ser
     assert [event.id for event in found if isinstance(event, ForwardEvent)] == [event.id for event in events]
     assert copied.xlen(history.keys.events) == 3
     await history.close()
-    listening.close()
 
 
 class Ids:
@@ -101,12 +109,9 @@ class Ids:
         return [*state, *(entry.event.id for entry in entries)]
 
 
-async def test_what_a_failover_lost_is_not_counted(servers: tuple[Server, Server]) -> None:
+async def test_what_a_failover_lost_is_not_counted(servers: tuple[Server, Server], address: Address) -> None:
     master, replica = servers
-    address = Address(master.port)
-    listening = await asyncio.start_server(address.handle, "127.0.0.1", 0)
-    port = listening.sockets[0].getsockname()[1]
-    history = RedisHistory(f"redis://127.0.0.1:{port}/0", 1)
+    history = RedisHistory(address.url, 1)
     runner = FoldRunner(
         history,
         Ids(),
@@ -142,7 +147,6 @@ async def test_what_a_failover_lost_is_not_counted(servers: tuple[Server, Server
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     await history.close()
-    listening.close()
 
 
 async def has(look: Callable[[], Awaitable[list[str]]], wanted: list[str]) -> bool:
