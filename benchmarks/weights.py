@@ -22,7 +22,17 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.weights_fold import bench_fold
-from benchmarks.weights_recorded import ASKED, HOTKEYS, LARGE, NETWORK, forward, note, record, report
+from benchmarks.weights_recorded import (
+    ASKED,
+    HOTKEYS,
+    LARGE,
+    NETWORK,
+    forward,
+    lengthen,
+    note,
+    record,
+    report,
+)
 from coremesh.events import Flag, ForwardEvent, MetagraphEvent, decode_scored, forward_event
 from coremesh.folding import FoldRunner
 from coremesh.history.redis import RedisHistory
@@ -170,19 +180,25 @@ async def on_redis() -> None:
         server.start()
         history = RedisHistory(server.url, 1, timeout=timedelta(seconds=60))
         large = RedisHistory(server.url, 2, timeout=timedelta(seconds=60))
+        long = RedisHistory(server.url, 3, timeout=timedelta(seconds=60))
         try:
             redis: Any = history._redis
+            # Its file would be written anew meanwhile, by a process that takes a core.
+            await redis.config_set("appendonly", "no")
             before = (await redis.info("memory"))["used_memory"]
             await record(history, RECORDED)
             used = ((await redis.info("memory"))["used_memory"] - before) / 2**20
             report("redis_mb_100k", used, "MB")
             await record(large, RECORDED_LARGE, LARGE)
-            await bench_fold(history, large, server, FOLDED)
+            await lengthen(history, long, FOLDED // RECORDED)
+            await bench_fold(long, large, server)
+            await redis.delete(long.keys.events)
             await bench_recovery(history)
             await bench_takeover(history, server.url)
         finally:
             await history.close()
             await large.close()
+            await long.close()
             server.stop()
 
 

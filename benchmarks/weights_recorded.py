@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 import time
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,6 +88,26 @@ def forward(random: np.random.Generator, n: int, network: int = NETWORK) -> Forw
         available=network,
         propensity=np.full(ASKED, ASKED / network) if drawn else random.uniform(0.05, 1, ASKED),
     )
+
+
+APPEND_AGAIN = """
+local after = '-'
+for _ = 1, ARGV[1] do
+    local rows = redis.call('XRANGE', KEYS[1], after, '+', 'COUNT', 1000)
+    if #rows == 0 then return end
+    for _, row in ipairs(rows) do redis.call('XADD', KEYS[2], '*', unpack(row[2])) end
+    after = '(' .. rows[#rows][1]
+end
+"""
+
+
+async def lengthen(history: RedisHistory, long: RedisHistory, times: int) -> None:
+    """Append what ``history`` holds to ``long``, so many times over: to record so much would take
+    a quarter of an hour."""
+    redis: Any = history._redis
+    pages = -(-await history.length() // 1000)
+    for _ in range(times):
+        await redis.eval(APPEND_AGAIN, 2, history.keys.events, long.keys.events, pages)
 
 
 async def record(history: RedisHistory, count: int, network: int = NETWORK) -> None:

@@ -57,21 +57,29 @@ class BulkReader:
         def ask(after: StreamId) -> None:
             connection.send_command("XRANGE", key, f"({after}", "+", "COUNT", page.most)
 
-        def go_on() -> None:
+        def taken() -> None:
             nonlocal place, count
+            if page.come:
+                last, came = page.last, page.come
+                take(page)
+                place, count = last, count + came
+
+        def go_on() -> None:
             ask(place)
             page.clear()
             replied = 0
             while True:
-                done = _receive(page, connection._get_socket())
-                last, replied = page.last if page.count else place, replied + page.count
-                ahead = done and replied == page.most and count + page.count < most
+                try:
+                    done = _receive(page, connection._get_socket())
+                except (OSError, RedisConnectionError, OddReply):
+                    # Only what was taken is not asked for again; a taker may have had some of it already.
+                    taken()
+                    raise
+                replied += page.come
+                ahead = done and replied == page.most and count + page.come < most
                 if ahead:
-                    ask(last)
-                if page.count:
-                    take(page)
-                # Only what was taken is not asked for again when the connection breaks.
-                place, count = last, count + page.count
+                    ask(page.last)
+                taken()
                 if not done:
                     page.forget()
                 elif ahead:
@@ -93,6 +101,7 @@ class BulkReader:
             raise
         finally:
             page.clear()
+            page.taker = None
             self._pool.release(connection)
         return count
 

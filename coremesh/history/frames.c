@@ -12,6 +12,11 @@
 
 #define EXPORT __attribute__((visibility("default")))
 
+/* What takes events that are framed: from the front, as many as it gives back. */
+typedef int64_t (*Take)(void *context, const uint8_t *data, const int64_t *spans, int64_t count);
+
+#define LONGEST_ID 64
+
 typedef struct {
     uint8_t *data; /* [room], of which `filled` have come */
     int64_t room;
@@ -21,9 +26,15 @@ typedef struct {
     int64_t at;     /* bytes framed so far */
     int64_t wanted; /* entries of the reply, -1 before its head has come */
     int64_t count;  /* entries framed */
+    int64_t first;  /* of them taken, from the front */
+    int64_t before; /* entries taken that are no longer here */
+    Take take;      /* NULL where there is none */
+    void *context;
+    uint8_t last[LONGEST_ID]; /* the id of the last entry forgotten */
+    int64_t last_size;
 } Page;
 
-enum { VERSION = 3 };
+enum { VERSION = 4 };
 enum { MORE = 0, DONE = 1, FULL = 2, CLOSED = 3, LATE = 4, SOME = 5, ODD = -1, BROKEN = -2 };
 
 /* A line of `kind` and a number below 2^31. Gives the place after it, 0 when more bytes are needed, -1 for another. */
@@ -88,6 +99,8 @@ EXPORT int64_t coremesh_frames(Page *page)
         next = text(data, next, filled, &span[0], &span[1]);
         if (next <= 0)
             return next == 0 ? MORE : ODD;
+        if (span[1] - span[0] > LONGEST_ID)
+            return ODD;
         next = line(data, next, filled, '*', &two);
         if (next <= 0)
             return next == 0 ? MORE : ODD;
@@ -110,42 +123,63 @@ EXPORT int64_t coremesh_frames(Page *page)
 /* Forget the entries that are framed: what has come of the next one moves to the front. */
 EXPORT int64_t coremesh_forget(Page *page)
 {
+    if (page->count) {
+        const int64_t *span = page->spans + 4 * (page->count - 1);
+        page->last_size = span[1] - span[0];
+        memcpy(page->last, page->data + span[0], (size_t)page->last_size);
+    }
     memmove(page->data, page->data + page->at, (size_t)(page->filled - page->at));
     page->filled -= page->at;
     page->wanted -= page->count;
-    page->at = page->count = 0;
+    page->at = page->count = page->first = 0;
     return 0;
 }
 
-/* Take a reply from a socket that does not block, waiting at most `wait_ms` for every piece. SOME: at least `piece` bytes
- * of it are framed, or no more fit. FULL: more room is needed for one entry. After both another call goes on. BROKEN:
- * errno says why. */
+/* Whether all that is framed was taken. */
+static int given(Page *page)
+{
+    if (page->take && page->first < page->count)
+        page->first += page->take(page->context, page->data, page->spans + 4 * page->first, page->count - page->first);
+    return page->count && page->first == page->count;
+}
+
+/* Take a reply from a socket that does not block, waiting at most `wait_ms` for every piece. What is framed goes to
+ * `take`, `piece` bytes or more at a time, and is forgotten. DONE: the reply is complete. SOME: at least `piece` bytes
+ * are framed, or no more fit, and not all of it was taken. FULL: more room is needed for one entry. After the last two
+ * another call goes on. BROKEN: errno says why. */
 EXPORT int64_t coremesh_receive(Page *page, int64_t socket, int64_t wait_ms, int64_t piece)
 {
-    while (page->filled < page->room) {
+    while (1) {
         struct pollfd waiting = {.fd = (int)socket, .events = POLLIN};
-        ssize_t received = recv((int)socket, page->data + page->filled, (size_t)(page->room - page->filled), MSG_DONTWAIT);
+        int64_t room = page->room - page->filled;
+        ssize_t received = room ? recv((int)socket, page->data + page->filled, (size_t)room, MSG_DONTWAIT) : -1;
         if (received > 0) {
             int64_t found;
             page->filled += received;
             found = coremesh_frames(page);
+            if (found == DONE)
+                given(page);
             if (found != MORE)
                 return found;
-            if (page->count && page->at >= piece)
-                return SOME;
-        } else if (received == 0) {
+        } else if (room && received == 0) {
             return CLOSED;
-        } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
+        } else if (room && (errno == EAGAIN || errno == EWOULDBLOCK)) {
             int ready = poll(&waiting, 1, (int)wait_ms);
             if (ready == 0)
                 return LATE;
             if (ready < 0 && errno != EINTR)
                 return BROKEN;
-        } else if (errno != EINTR) {
+        } else if (room && errno != EINTR) {
             return BROKEN;
         }
+        if (page->filled == page->room || (page->count && page->at >= piece)) {
+            int64_t count = page->count;
+            if (!given(page))
+                return count ? SOME : FULL;
+            page->before += count;
+            coremesh_forget(page);
+        }
     }
-    return page->count ? SOME : FULL;
 }
 
 /* Of the interface: a library of another is not used. */

@@ -10,7 +10,7 @@ import ctypes
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +25,14 @@ LEAST_SPACE = 1 << 17
 """Less than this is not worth asking a socket for."""
 PIECE = ROOM >> 1
 """Bytes of events that are worth taking from a page at once: half of a common core's own cache."""
+TAKERS_PIECE = 1 << 18
+"""Bytes of events that a Taker is given at once."""
+LONGEST_ID = 64
 
 _frames = compiled.load(
     Path(__file__).parent,
     "_frames",
-    version=3,
+    version=4,
     functions=("coremesh_frames", "coremesh_forget", "coremesh_receive"),
 )
 _DONE, _FULL, _CLOSED, _LATE, _SOME, _ODD = 1, 2, 3, 4, 5, -1
@@ -45,7 +48,24 @@ class _Page(ctypes.Structure):
         ("at", ctypes.c_int64),
         ("wanted", ctypes.c_int64),
         ("count", ctypes.c_int64),
+        ("first", ctypes.c_int64),
+        ("before", ctypes.c_int64),
+        ("take", ctypes.c_void_p),
+        ("context", ctypes.c_void_p),
+        ("last", ctypes.c_uint8 * LONGEST_ID),
+        ("last_size", ctypes.c_int64),
     )
+
+
+class Taker(Protocol):
+    """Compiled code that takes events out of a page while a reply comes, where it can: what it leaves, and whatever
+    follows that in the page, is for Python."""
+
+    function: int
+    """The address of ``int64_t take(void *context, const uint8_t *data, const int64_t (*spans)[4], int64_t count)``,
+    which gives back how many events it took, from the front."""
+    context: int
+    """The address of what it is given first."""
 
 
 class Page:
@@ -57,12 +77,34 @@ class Page:
         """[most, 4]: where in ``data`` the id of each entry begins and ends, and its event."""
         self._room: NDArray[np.uint8] = np.empty(ROOM, np.uint8)
         self._page = _Page(spans=self.spans.ctypes.data, most=most)
+        self._taker: Taker | None = None
         self.clear()
 
     @property
     def count(self) -> int:
         """Events in the page."""
         return int(self._page.count)
+
+    @property
+    def first(self) -> int:
+        """The first event in the page that no taker had."""
+        return int(self._page.first)
+
+    @property
+    def come(self) -> int:
+        """Events that came since ``clear`` or ``forget``: those in the page, and those that a taker had before."""
+        return int(self._page.before + self._page.count)
+
+    @property
+    def taker(self) -> Taker | None:
+        """What events are given to as they come. It is kept until another, or none, is set."""
+        return self._taker
+
+    @taker.setter
+    def taker(self, taker: Taker | None) -> None:
+        self._taker = taker
+        self._page.take = taker.function if taker else None
+        self._page.context = taker.context if taker else None
 
     @property
     def address(self) -> int:
@@ -76,8 +118,11 @@ class Page:
 
     @property
     def last(self) -> StreamId:
-        """The place of the last event, ORIGIN when there is none."""
-        return self._id(self.count - 1) if self.count else ORIGIN
+        """The place of the last event that came, ORIGIN when none did."""
+        if self.count:
+            return self._id(self.count - 1)
+        size = int(self._page.last_size)
+        return cast(StreamId, bytes(self._page.last[:size]).decode()) if size else ORIGIN
 
     def entries(self, decode: Callable[[bytes], Any], start: int, until: int) -> list[Entry]:
         """Entries ``start`` to ``until``, decoded. Raises what ``decode`` does."""
@@ -97,13 +142,13 @@ class Page:
         """Forget what is in the page."""
         page = self._page
         page.data, page.room = self._room.ctypes.data, len(self._room)
-        page.filled = page.at = page.count = 0
+        page.filled = page.at = page.count = page.first = page.before = page.last_size = 0
         page.wanted = -1
 
     def receive(self, socket: int, wait_s: float | None) -> bool:
-        """Take a reply from a socket (its descriptor) that does not block, a piece of it or its end, waiting at most
-        ``wait_s`` for every packet; whether that was the end. Raises OddReply, TimeoutError, and OSError where the
-        connection ends."""
+        """Take a reply from a socket (its descriptor) that does not block, waiting at most ``wait_s`` for every packet:
+        as much of it as the taker takes, a piece of it, or its end; whether that was the end. Raises OddReply,
+        TimeoutError, and OSError where the connection ends: what had come is in the page even so."""
         if _frames is None:
             raise OddReply("nothing here frames replies")
         wait_ms = -1 if wait_s is None else max(1, int(wait_s * 1000))
@@ -112,7 +157,7 @@ class Page:
                 ctypes.byref(self._page),
                 ctypes.c_int64(socket),
                 ctypes.c_int64(wait_ms),
-                ctypes.c_int64(PIECE),
+                ctypes.c_int64(TAKERS_PIECE if self._taker else PIECE),
             )
             if found in (_DONE, _SOME):
                 return found == _DONE
@@ -130,6 +175,7 @@ class Page:
         """Forget the events in the page, but not what has come of the next one: the rest of the reply follows."""
         if _frames is not None:
             _frames.coremesh_forget(ctypes.byref(self._page))
+        self._page.before = 0
 
     @property
     def has_piece(self) -> bool:

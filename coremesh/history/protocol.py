@@ -110,9 +110,10 @@ class History(Protocol):
         """Give the entries after a place to ``take``, oldest first, until there are no more or ``most`` were given: how
         many, a few more than ``most`` perhaps.
 
-        They are in ``page``, a piece of the history at a time; after a call of ``take`` they no longer are. It is
-        called in a thread, which goes on for a while when the caller is cancelled. None where this history has no
-        pages, or not now: then ``read`` gets the entries. Raises what ``take`` does.
+        They are in ``page``, a piece of the history at a time; after a call of ``take`` they no longer are. A taker
+        that it sets (page.Taker) has what comes from then on until the end of the sweep, and ``take`` what that leaves,
+        from ``page.first`` on. ``take`` is called in a thread, which goes on for a while when the caller is cancelled.
+        None where this history has no pages, or not now: then ``read`` gets the entries. Raises what ``take`` does.
         """
         ...
 

@@ -18,7 +18,7 @@
 #define RETIRED 4       /* state.RETIRED_KEPT */
 #define FAILURE_Z (-1.5)
 
-enum { VERSION = 2 };
+enum { VERSION = 3 };
 enum { SOFTMAX = 0, SHRUNK_Z = 1 };
 enum { APPLIED = 0, ODD = 1, NEEDS_RETIRED = 2, READY = 3 };
 
@@ -551,6 +551,13 @@ EXPORT int64_t coremesh_fold(
         return fold_avx2(state, data, spans, first, until, reason);
 #endif
     return fold_plain(state, data, spans, first, until, reason);
+}
+
+/* Fold events from the front of a page until one that has to be folded elsewhere; see page.Taker. */
+EXPORT int64_t coremesh_take(State *state, const uint8_t *data, const int64_t *spans, int64_t count)
+{
+    int64_t reason;
+    return coremesh_fold(state, data, spans, 0, count, &reason);
 }
 
 /* Of the interface: a library of another is not used. */

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 from operator import is_not
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,9 @@ NEEDS_RETIRED = 2
 MOST_ASIDE = 256
 """Events folded by scores.fold at once, where one odd event follows the other."""
 
-_library = compiled.load(Path(__file__).parent, "_kernel", version=2, functions=("coremesh_fold",))
+_library = compiled.load(
+    Path(__file__).parent, "_kernel", version=3, functions=("coremesh_fold", "coremesh_take")
+)
 
 
 class _State(ctypes.Structure):
@@ -58,9 +60,19 @@ def has_kernel(rule: Rule) -> bool:
 
 def fold_page(state: ScoreState, page: Page, rule: Rule) -> ScoreState:
     """Fold the events in ``page`` into ``state``, in their order, and give it back: the bits of scores.fold. Raises
-    what decode_scored does for an event that is none. Only where ``has_kernel``."""
-    at, aside = 0, 1
+    what decode_scored does for an event that is none. Only where ``has_kernel``.
+
+    From then on the kernel takes events as they come into the page, until one that is not plain: ``state`` has them all
+    after the next call, which must be for the same state and rule.
+    """
     retired: NDArray[np.uint64] | None = None
+    if (taking := page.taker) is not None and taking is state.bound:
+        assert isinstance(taking, _Bound)
+        taking.settle(state)
+        retired = taking.retired
+        if page.first == page.count:
+            return state
+    at, aside = page.first, 1
     while at < page.count:
         reached, reason = _run(state, page, at, rule, retired)
         aside = 1 if reached > at else min(2 * aside, MOST_ASIDE)
@@ -76,6 +88,7 @@ def fold_page(state: ScoreState, page: Page, rule: Rule) -> ScoreState:
         if any(isinstance(event, MetagraphEvent) for event in events):
             retired = None
         at = until
+    page.taker = _told(state, rule, retired)
     return state
 
 
@@ -89,6 +102,15 @@ class _Bound:
         self.given = _State(*addresses, self.counted.ctypes.data, state.size)
         self.reference = ctypes.byref(self.given)
         self.reason = ctypes.c_int64()
+        self.retired: NDArray[np.uint64] | None = None
+        self.function = ctypes.cast(cast(Any, _library).coremesh_take, ctypes.c_void_p).value or 0
+        """See page.Taker."""
+        self.context = ctypes.addressof(self.given)
+        """See page.Taker."""
+
+    def settle(self, state: ScoreState) -> None:
+        """Note in the state what the kernel counted beside its arrays."""
+        state.events, state.scored_ms = self.given.events, self.given.scored_ms
 
 
 def _arrays(state: ScoreState) -> tuple[NDArray[Any], ...]:
@@ -110,14 +132,12 @@ def _bound(state: ScoreState) -> _Bound:
     return bound
 
 
-def _run(
-    state: ScoreState, page: Page, at: int, rule: Rule, retired: NDArray[np.uint64] | None
-) -> tuple[int, int]:
-    """Fold until the first event that is not plain: its number, and why."""
-    library: Any = _library
+def _told(state: ScoreState, rule: Rule, retired: NDArray[np.uint64] | None) -> _Bound:
+    """The state as the kernel is to know it now."""
     bound = _bound(state)
-    given, reason = bound.given, bound.reason
+    given = bound.given
     np.multiply(state.digests, ~state.excluded, out=bound.counted)
+    bound.retired = retired
     given.retired = None if retired is None else retired.ctypes.data
     given.retired_rows = 0 if retired is None else len(retired)
     given.events, given.scored_ms = state.events, state.scored_ms
@@ -126,6 +146,16 @@ def _run(
         given.rule, given.share, given.temperature = SOFTMAX, 1.0 - rule.alpha, rule.temperature
     else:
         given.rule, given.share, given.temperature = SHRUNK_Z, 0.0, 1.0
+    return bound
+
+
+def _run(
+    state: ScoreState, page: Page, at: int, rule: Rule, retired: NDArray[np.uint64] | None
+) -> tuple[int, int]:
+    """Fold until the first event that is not plain: its number, and why."""
+    library: Any = _library
+    bound = _told(state, rule, retired)
+    reason = bound.reason
     reached: int = library.coremesh_fold(
         bound.reference,
         ctypes.c_void_p(page.address),
@@ -134,7 +164,7 @@ def _run(
         ctypes.c_int64(page.count),
         ctypes.byref(reason),
     )
-    state.events, state.scored_ms = given.events, given.scored_ms
+    bound.settle(state)
     return reached, reason.value
 
 

@@ -89,6 +89,7 @@ class MemoryHistory:
                 break
             after, count = page.last, count + page.count
             take(page)
+        page.taker = None
         return count
 
     async def tail(self, count: int) -> list[Entry]:

@@ -10,11 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from coremesh.events import decode
+from coremesh.events import Change, Event, MetagraphEvent, decode, encode
 from coremesh.history.page import PIECE, Page, has_pages
 from coremesh.history.redis import RedisHistory
-from coremesh.types import ORIGIN
-from tests.events import make_event
+from coremesh.types import ORIGIN, new_event_id
+from services.weights.fold import ScoreFold
+from services.weights.kernel import has_kernel
+from services.weights.rules import SoftmaxEma
+from services.weights.scores import ScoreState, dump
+from services.weights.scores import fold as scores_fold
+from tests.events import hotkey, make_event
 from tests.redis_server import RedisServer
 
 
@@ -84,3 +89,52 @@ async def test_what_was_taken_is_not_given_again(
         assert proxy.broken == 1
     assert count == len(found) == 450
     assert found == wanted
+
+
+@pytest.mark.skipif(not has_pages() or not has_kernel(SoftmaxEma()), reason="the kernel is not compiled")
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.6, 0.9, 2.0])
+async def test_the_kernel_folds_nothing_twice_and_leaves_nothing_out(
+    redis_history: RedisHistory, redis_server: RedisServer, share: float
+) -> None:
+    """It takes most events as they come, without Python; not those between."""
+    history: list[Event] = []
+    for n in range(600):
+        hotkeys = {3: f"new-{n % 2}"} if n % 97 == 5 else {}
+        history.append(
+            make_event(
+                {uid: (uid * n) % 11 * 0.1 for uid in range(1 + n % 9)},
+                question="why? " * 400,
+                hotkeys=hotkeys,
+            )
+        )
+        if n % 113 == 7:
+            changes = (Change(3, hotkey(3), f"new-{n % 2}"),)
+            history.append(
+                MetagraphEvent(id=new_event_id(), time_ms=0, block=n, size=8 + n % 3, changes=changes)
+            )
+        if n % 151 == 3:
+            history.append(make_event({uid: uid * 0.01 for uid in range(600)}))
+    for event in history:
+        await redis_history.append(event, None, [])
+    size = sum(len(encode(event)) for event in history)
+    socket = redis_server.directory / "breaking.sock"
+    socket.unlink(missing_ok=True)
+    fold = ScoreFold(SoftmaxEma())
+    state, pages = fold.initial(), 0
+
+    def take(page: Page) -> None:
+        nonlocal state, pages
+        state = fold.apply_page(state, page)
+        pages += 1
+
+    async with breaking(redis_server, socket) as proxy:
+        swept = RedisHistory(f"unix://{socket}", netuid=1)
+        proxy.after = int(share * size)
+        try:
+            count = await swept.sweep(ORIGIN, 10_000, Page(200), take)
+        finally:
+            await swept.close()
+        assert proxy.broken == (share < 1)
+    assert count == len(history)
+    assert pages < len(history) // 4
+    assert dump(state) == dump(scores_fold(ScoreState(), history, SoftmaxEma()))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 import itertools
 import socket
 import threading
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coremesh.events import decode, encode
-from coremesh.history.page import LEAST_SPACE, ROOM, OddReply, Page, has_pages
+from coremesh.history.page import LEAST_SPACE, ROOM, TAKERS_PIECE, OddReply, Page, has_pages
 from coremesh.types import ORIGIN
 from tests.events import make_event
 from tests.pages import feed, fill, reply
@@ -55,6 +56,7 @@ def test_one_byte_at_a_time() -> None:
         b"*1\r\n*2\r\n$3\r\n1-0\r\n*2\r\n$1\r\nx\r\n$1\r\na\r\n",
         b"*1\r\n*2\r\n$3\r\n1-0\r\n*2\r\n$1\r\ne\r\n$1\r\nab\r\n",
         b"*1\r\n*2\r\n$3\r\n1-0\r\n*2\r\n$1\r\ne\r\n$-1\r\n",
+        b"*1\r\n*2\r\n$65\r\n" + b"1" * 65 + b"\r\n*2\r\n$1\r\ne\r\n$1\r\na\r\n",  # no place is so long
         b"*0\r\n*0\r\n",  # the answer to something else behind it
     ],
 )
@@ -100,6 +102,69 @@ def test_a_reply_is_received_from_a_socket_in_time_or_not_at_all() -> None:
     page.clear()
     with pytest.raises(ConnectionError):
         page.receive(ours.fileno(), 30)
+
+
+class Most:
+    """Takes events until it has so many, and keeps what it was given."""
+
+    def __init__(self, most: int) -> None:
+        self.left, self.taken = most, []
+
+        @ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
+        def take(context: int, data: int, spans: int, count: int) -> int:
+            assert context == self.context
+            count = min(count, self.left)
+            self.left -= count
+            for i in range(count):
+                *_, first, end = (ctypes.c_int64 * 4).from_address(spans + 32 * i)
+                self.taken.append(ctypes.string_at(data + first, end - first))
+            return count
+
+        self._take = take
+        self.function = ctypes.cast(take, ctypes.c_void_p).value or 0
+        self.context = 12345
+
+
+@pytest.mark.parametrize("most", [0, 1, 7, 150, 299, 300, 1000])
+@pytest.mark.parametrize("size", [10, 3_000, 60_000, TAKERS_PIECE + 1])
+def test_a_taker_is_given_what_comes_and_python_the_rest(most: int, size: int) -> None:
+    ours, theirs = socket.socketpair()
+    ours.settimeout(5)
+    entries = [(f"{n}-1", b"%06d" % n + bytes(size)) for n in range(300)]
+    page, taker = Page(300), Most(most)
+    page.taker = taker
+    rest: list[bytes] = []
+    with ours, theirs:
+        sender = threading.Thread(target=theirs.sendall, args=(reply(entries),))
+        sender.start()
+        come, done = 0, False
+        while not done:
+            done = page.receive(ours.fileno(), 30)
+            come += page.come
+            rest += [entry.event for entry in page.entries(bytes, page.first, page.count)]
+            assert page.last == f"{come - 1}-1"
+            page.forget()
+            assert (page.come, page.first, page.count) == (0, 0, 0)
+        sender.join()
+    assert come == 300
+    assert len(taker.taken) == min(most, 300)
+    assert taker.taken + rest == [event for _, event in entries]
+
+
+def test_what_a_taker_had_is_known_when_the_connection_ends() -> None:
+    ours, theirs = socket.socketpair()
+    ours.settimeout(5)
+    page, taker = Page(10), Most(10)
+    page.taker = taker
+    whole = reply([(f"{n}-0", b"%d" % n + bytes(TAKERS_PIECE)) for n in range(4)])
+    with ours, theirs:
+        sender = threading.Thread(target=theirs.sendall, args=(whole[: 5 * len(whole) // 8],))
+        sender.start()
+        with pytest.raises(TimeoutError):
+            page.receive(ours.fileno(), 0.5)
+        sender.join()
+    assert [event[:1] for event in taker.taken] == [b"0", b"1"]
+    assert (page.come, page.count, page.last) == (2, 0, "1-0")
 
 
 def test_a_page_grows_and_is_filled_again() -> None:
