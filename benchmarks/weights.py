@@ -41,6 +41,7 @@ from services.weights import scores
 from services.weights.fold import NAME, ROLE, ScoreFold
 from services.weights.rules import RULES, SoftmaxEma, rule_named
 from services.weights.scores import ScoreState
+from tests.integration.redis.servers import free_port
 from tests.redis_server import RedisServer
 from tests.wait import wait_until
 
@@ -176,11 +177,13 @@ def _judged(random: np.random.Generator, quality: NDArray[np.float64]) -> Forwar
 
 async def on_redis() -> None:
     with tempfile.TemporaryDirectory(prefix="coremesh-bench-") as directory:
-        server = RedisServer(Path(directory))
+        server = RedisServer(Path(directory), free_port())
         server.start()
-        history = RedisHistory(server.url, 1, timeout=timedelta(seconds=60))
-        large = RedisHistory(server.url, 2, timeout=timedelta(seconds=60))
-        long = RedisHistory(server.url, 3, timeout=timedelta(seconds=60))
+        # Over TCP, as services have it.
+        url = f"redis://127.0.0.1:{server.port}"
+        history, large, long = (
+            RedisHistory(url, netuid, timeout=timedelta(seconds=60)) for netuid in (1, 2, 3)
+        )
         try:
             redis: Any = history._redis
             # Its file would be written anew meanwhile, by a process that takes a core.
@@ -194,7 +197,7 @@ async def on_redis() -> None:
             await bench_fold(long, large, server)
             await redis.delete(long.keys.events)
             await bench_recovery(history)
-            await bench_takeover(history, server.url)
+            await bench_takeover(history, url)
         finally:
             await history.close()
             await large.close()

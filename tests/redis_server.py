@@ -21,10 +21,12 @@ def redis_executable() -> str:
 
 
 class RedisServer:
-    """redis-server on a unix socket, with an append-only file so that it may be killed and started again."""
+    """redis-server on a unix socket, and a port where one is given, with an append-only file so that it may be killed
+    and started again."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, port: int = 0) -> None:
         self.directory = directory
+        self.port = port
         self.socket = directory / "redis.sock"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -36,7 +38,8 @@ class RedisServer:
         self.process = subprocess.Popen(
             [
                 redis_executable(),
-                *("--port", "0"),
+                *("--port", str(self.port)),
+                *("--bind", "127.0.0.1"),
                 *("--unixsocket", str(self.socket)),
                 *("--dir", str(self.directory)),
                 *("--appendonly", "yes"),

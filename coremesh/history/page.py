@@ -25,8 +25,8 @@ LEAST_SPACE = 1 << 17
 """Less than this is not worth asking a socket for."""
 PIECE = ROOM >> 1
 """Bytes of events that are worth taking from a page at once: half of a common core's own cache."""
-TAKERS_PIECE = 1 << 18
-"""Bytes of events that a Taker is given at once."""
+TAKERS_PIECE = 1
+"""Bytes of events that are worth giving to a taker: what has just come is still in the processor's nearest cache."""
 LONGEST_ID = 64
 
 _frames = compiled.load(
