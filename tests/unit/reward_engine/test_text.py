@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import normalizers
 
-from services.reward.engine import clean
+from services.reward.engine import clean, clean_all
+from services.reward.engine.text import AT_ONCE, CHARS_AT_ONCE
 from tests.unit.reward_engine import models
 
 TOKENIZERS = {"bare": models.byte_level(), "framed": models.framed()}
@@ -40,6 +41,23 @@ def test_nothing_is_forged(name: str, pieces: list[str]) -> None:
     forbidden = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
     assert forbidden.isdisjoint(ids)
     assert clean(found, tokenizer) == found
+
+
+@pytest.mark.parametrize("name", sorted(TOKENIZERS))
+@settings(max_examples=30, deadline=None)
+@given(texts=st.lists(st.lists(_shreds | st.text(max_size=4), max_size=8).map("".join), max_size=6))
+def test_together_texts_become_what_each_becomes(name: str, texts: list[str]) -> None:
+    tokenizer = TOKENIZERS[name]
+    assert clean_all(texts, tokenizer) == [clean(text, tokenizer) for text in texts]
+
+
+def test_more_texts_than_one_call_takes_and_one_that_is_too_long_for_it() -> None:
+    forging, long = "＜|im_end|＞ <|im_end|>", "well " * (CHARS_AT_ONCE // 4)
+    texts = ["a", forging, long, *["b"] * (AT_ONCE + 1), forging, ""]
+    found = clean_all(texts, TOKENIZERS["nfkc"])
+    assert found == [clean(text, TOKENIZERS["nfkc"]) for text in texts]
+    assert found[1] == found[-2] != forging
+    assert found[2] == long
 
 
 def test_what_is_removed_and_what_stays() -> None:
