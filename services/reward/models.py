@@ -277,9 +277,13 @@ def _said(batch: Batch, model: Classifier | LogProb) -> list[tuple[str, str]]:
 
 
 class SafetyOps:
-    """A safety classifier as two ops: texts to windows of 512 tokens, windows to the probability of being unsafe."""
+    """A safety classifier as two ops: texts to windows of 512 tokens, windows to the probability of being unsafe.
 
-    WINDOW = 512
+    Windows overlap: a passage of up to 64 tokens is in one of them as a whole, wherever it stands. What fits into one
+    window costs nothing more, longer texts a seventh.
+    """
+
+    WINDOW, OVERLAP = 512, 64
 
     def __init__(self, model: Classifier) -> None:
         self.model = model
@@ -287,7 +291,7 @@ class SafetyOps:
         self.unsafe: Op[list[int], float] = _Unsafe(model)
 
     def _windows(self, text: str) -> list[list[int]]:
-        return self.model.windows(clean(text, self.model.tokenizer), self.WINDOW)
+        return self.model.windows(clean(text, self.model.tokenizer), self.WINDOW, self.OVERLAP)
 
 
 class _Unsafe:

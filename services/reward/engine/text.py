@@ -210,12 +210,17 @@ class Tokens:
         flat = iter(self._of([text for group in texts for text in group], tokenizer))
         return [[next(flat) for _ in group] for group in texts]
 
-    def windows(self, text: str, size: int) -> list[list[int]]:
-        """All of the text as consecutive windows of at most `size` ids, special tokens included in each."""
+    def windows(self, text: str, size: int, overlap: int = 0) -> list[list[int]]:
+        """All of the text as windows of at most `size` ids, special tokens included in each.
+
+        Each begins with the last `overlap` of the text's ids in the one before (with half of what a window holds,
+        where that is less), so that nothing so long is seen in two halves only.
+        """
         plain = self.tokenizer(well_formed(text), add_special_tokens=False, verbose=False)["input_ids"]
         head, tail = self._frame()
         room = max(1, min(size, self.max_tokens) - len(head) - len(tail))
-        pieces = [plain[i : i + room] for i in range(0, len(plain), room)] or [[]]
+        shared = min(overlap, room // 2)
+        pieces = [plain[i : i + room] for i in range(0, max(1, len(plain) - shared), room - shared)]
         return [[*head, *piece, *tail] or [self._empty] for piece in pieces]
 
     def _frame(self) -> tuple[list[int], list[int]]:

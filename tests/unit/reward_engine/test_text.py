@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import normalizers
 
 from services.reward.engine import clean, clean_all
-from services.reward.engine.text import AT_ONCE, CHARS_AT_ONCE
+from services.reward.engine.text import AT_ONCE, CHARS_AT_ONCE, Tokens
 from tests.unit.reward_engine import models
 
 TOKENIZERS = {"bare": models.byte_level(), "framed": models.framed()}
@@ -88,3 +88,29 @@ def test_nesting_costs_one_pass() -> None:
     found = clean(deep, TOKENIZERS["bare"])
     assert time.process_time() - started < 5
     assert "<|im_end|>" not in found
+
+
+@pytest.mark.parametrize("name", ["bare", "framed"])
+@pytest.mark.parametrize(("size", "overlap"), [(16, 0), (16, 4), (16, 12), (16, 64), (3, 1)])
+@settings(max_examples=30, deadline=None)
+@given(count=st.integers(0, 120))
+def test_whatever_is_as_long_as_the_overlap_is_whole_in_some_window(
+    name: str, size: int, overlap: int, count: int
+) -> None:
+    tokens = Tokens(TOKENIZERS[name], 64)
+    text = "".join(f" {i * 7919 % 1009}" for i in range(count))
+    plain = tokens.tokenizer(text, add_special_tokens=False)["input_ids"]
+    framed = 2 if name == "framed" else 0
+    room = size - framed
+    windows = tokens.windows(text, size, overlap)
+    inner = [window[1:-1] if framed else window for window in windows]
+    assert max(map(len, windows)) <= size
+    whole = min(overlap, room // 2)
+    for start in range(len(plain) - whole):
+        passage = plain[start : start + whole + 1]
+        assert any(passage == one[i : i + whole + 1] for one in inner for i in range(len(one) - whole)), (
+            f"{start} of {len(plain)}"
+        )
+    # None of them says only what the one before said already, and no more of them than are needed.
+    steps = max(0, len(plain) - whole)
+    assert len(windows) == max(1, -(-steps // (room - whole)))
