@@ -13,18 +13,18 @@ from services.reward.engine.linear import Linear
 from services.reward.engine.plan import Ids, families
 
 
-def ideal_seconds(model: Any, engine: Classifier, groups: list[Group]) -> float:
-    """CPU-seconds of all multiply-adds that difference mode needs, each done once, and nothing else.
+def ideal_flops(model: Any, engine: Classifier, groups: list[Group]) -> float:
+    """All multiply-adds (as two operations) that difference mode needs, each done once, and nothing else.
 
     Counted: the projections of every token that is not shared already, causal attention (no masked half), the
     last layer's queries, output and MLP only where a score is read. Not counted: embeddings, norms, rotations,
-    softmax, tokenisation. At the best rate that either MKL or oneDNN reaches on this model's own shapes.
+    softmax, tokenisation.
     """
     sides = [[g.prompt + c for c in g.completions] for g in groups] + [
         [c] for g in groups for c in g.completions
     ]
     numbered = [[(0, ids) for ids in engine.tokens.of(texts)] for texts in sides]
-    return sum(flops(model.config, *family) for family in families(numbered)) / peak(model.config)
+    return sum(flops(model.config, *family) for family in families(numbered))
 
 
 def flops(config: Any, prefix: Ids, own: list[tuple[int, Ids]]) -> float:
@@ -40,7 +40,7 @@ def flops(config: Any, prefix: Ids, own: list[tuple[int, Ids]]) -> float:
 
 
 def peak(config: Any, tokens: int = 512) -> float:
-    """Flop/s of the fastest matrix product among this model's shapes and a large square one."""
+    """Flop/s of the fastest matrix product among this model's shapes and a large square one, by MKL or oneDNN."""
     hidden, inner = config.hidden_size, config.intermediate_size
     found = []
     for rows, columns, depth in [(tokens, inner, hidden), (tokens, hidden, inner), (1024, 1024, 1024)]:
@@ -54,9 +54,9 @@ def peak(config: Any, tokens: int = 512) -> float:
 
 
 def _fastest(call: Callable[[], Any]) -> float:
-    """CPU-seconds of the median of 60 calls: a peak that lasts, not one lucky moment."""
+    """CPU-seconds of the median of 20 calls: a peak that lasts, not one lucky moment."""
     taken = []
-    for _ in range(60):
+    for _ in range(20):
         started = time.process_time()
         call()
         taken.append(time.process_time() - started)

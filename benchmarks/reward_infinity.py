@@ -21,10 +21,12 @@ import torch
 WANTED = "infinity-emb[torch]==0.0.78"
 BATCHES = (8, 32)
 ROUND_S = 240.0
+FAILS = "infinity-emb does not run this model, or not in time"
 
 # Run inside the environment; arguments are the model, a file of groups, a batch size. A model with one label is a
-# re-ranker to infinity, so it scores (prompt, completion) pairs: the same tokens, one [SEP] more. For each line on
-# standard input all of them are scored once, and the completions scored a CPU-second are printed.
+# re-ranker to infinity, so it scores (prompt, completion) pairs: the same tokens, one [SEP] more. It prints 0 when it
+# has scored the first group. For each line on standard input all of them are scored once, and the completions scored a
+# CPU-second are printed.
 SCRIPT = """
 import asyncio, json, sys, time
 import torch
@@ -37,6 +39,8 @@ async def main():
         model_name_or_path=path, engine="torch", device="cpu", dtype="float32", bettertransformer=False,
         compile=False, model_warmup=False, lengths_via_tokenize=True, batch_size=batch))
     async with engine:
+        await engine.rerank(query=groups[0][0], docs=groups[0][1], raw_scores=True)
+        print(0, flush=True)
         while await asyncio.to_thread(sys.stdin.readline):
             started = time.process_time()
             found = await asyncio.gather(*(engine.rerank(query=p, docs=d, raw_scores=True) for p, d in groups))
@@ -64,8 +68,10 @@ class Infinity:
                 subprocess.run(
                     [sys.executable, "-m", "venv", str(cache / "infinity")], check=True, stdout=sys.stderr
                 )
-            probe = [python, "-c", "import infinity_emb"]
-            if subprocess.run(probe, capture_output=True, timeout=120).returncode:
+            # Not by importing it: that takes ten seconds.
+            asked = "from importlib.metadata import version; print(version('infinity_emb'))"
+            found = subprocess.run([python, "-c", asked], capture_output=True, text=True, timeout=120)
+            if found.stdout.strip() != WANTED.partition("==")[2]:
                 torch_version = torch.__version__.split("+")[0]
                 install = [python, "-m", "pip", "install", "-q", WANTED, f"torch=={torch_version}"]
                 subprocess.run(install, check=True, stdout=sys.stderr, timeout=240)
@@ -111,21 +117,39 @@ class Running:
     def __init__(self, processes: dict[int, subprocess.Popen[str]]) -> None:
         self._processes = processes
 
-    def rate(self) -> float:
-        """Completions scored a CPU-second in one round, at the better of the batch sizes. Raises RuntimeError."""
-        found = []
+    def choose(self) -> None:
+        """One round of each batch size once all are warm; only the fastest goes on. Raises RuntimeError."""
+        for process in self._processes.values():
+            self._answer(process)
+        rates = {}
         for batch, process in self._processes.items():
-            assert process.stdin is not None
-            assert process.stdout is not None
-            watch = threading.Timer(ROUND_S, process.kill)
-            watch.start()
-            try:
-                process.stdin.write("\n")
-                process.stdin.flush()
-                found.append(float(process.stdout.readline()))
-            except (OSError, ValueError):
-                raise RuntimeError("infinity-emb does not run this model, or not in time") from None
-            finally:
-                watch.cancel()
-            print(f"  infinity-emb, batches of {batch}: {found[-1]:.2f} completions/s", file=sys.stderr)
-        return max(found)
+            rates[batch] = self._round(process)
+            print(f"  infinity-emb, batches of {batch}: {rates[batch]:.2f} completions/s", file=sys.stderr)
+        for batch in rates.keys() - {max(rates, key=rates.__getitem__)}:
+            slower = self._processes.pop(batch)
+            slower.kill()
+            slower.wait()
+
+    def rate(self) -> float:
+        """Completions scored a CPU-second in one round, at the best of the batch sizes. Raises RuntimeError."""
+        return max(map(self._round, self._processes.values()))
+
+    def _round(self, process: subprocess.Popen[str]) -> float:
+        assert process.stdin is not None
+        try:
+            process.stdin.write("\n")
+            process.stdin.flush()
+        except OSError:
+            raise RuntimeError(FAILS) from None
+        return self._answer(process)
+
+    def _answer(self, process: subprocess.Popen[str]) -> float:
+        assert process.stdout is not None
+        watch = threading.Timer(ROUND_S, process.kill)
+        watch.start()
+        try:
+            return float(process.stdout.readline())
+        except (OSError, ValueError):
+            raise RuntimeError(FAILS) from None
+        finally:
+            watch.cancel()

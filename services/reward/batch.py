@@ -39,8 +39,8 @@ class Embeds(Protocol):
         """Hash of the encoder's files."""
         ...
 
-    def read(self, text: str) -> str:
-        """What the encoder reads of a text. Takes time: for the compute thread."""
+    def read(self, texts: Sequence[str]) -> list[str]:
+        """What the encoder reads of each text. Takes time: for the compute thread."""
         ...
 
 
@@ -75,11 +75,22 @@ class Batch:
 
     async def embedded(self, encoder: Embeds) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The prompt's unit vector [dim] and the completions' [n, dim]."""
-        found = self._embedded.get(encoder.identity)
-        if found is None:
-            rows = np.stack(await self.runner.run(encoder.op, [self.prompt, *self.completions]))
-            found = self._embedded[encoder.identity] = (rows[0], rows[1:])
-        return found
+        prompt, completions, _ = await self.embedded_with(encoder, ())
+        return prompt, completions
+
+    async def embedded_with(
+        self, encoder: Embeds, others: Sequence[str]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], list[NDArray[np.float32]]]:
+        """The same, and the vectors of other texts, computed together: a call for a few words alone takes half as
+        long as one for a whole batch."""
+        known = self._embedded.get(encoder.identity)
+        own = () if known else (self.prompt, *self.completions)
+        rows = await self.runner.run(encoder.op, [*own, *others]) if own or others else []
+        if known is None:
+            known = rows[0], np.stack(rows[: len(own)])[1:]
+            self._embedded[encoder.identity] = known
+        prompt, completions = known
+        return prompt, completions, rows[len(own) :]
 
 
 class Function(Protocol):

@@ -44,7 +44,7 @@ from services.reward.masks.task_validator import TaskValidator
 from services.reward.models import ClassifierOps, Models, SafetyOps
 from services.reward.stack import Learnt, Stack, Weighted
 
-RULES = 4
+RULES = 5
 """Raise it when the code of a function or mask changes what it gives: rewards then are of another version."""
 
 

@@ -176,7 +176,7 @@ class SiblingsPart(Part):
 
 
 class SafetyPart(Part):
-    """A classifier over windows of 512 tokens; serves POST /filter too."""
+    """A classifier over windows of 512 tokens that overlap by 64; serves POST /filter too."""
 
     model: str = Field(min_length=1)
     label: int | str = 1

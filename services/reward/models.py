@@ -23,6 +23,7 @@ from services.reward.engine import (
     Group,
     ModelError,
     clean,
+    clean_all,
     load_classifier,
     load_encoder,
     load_value_head,
@@ -152,14 +153,16 @@ def is_fatal(error: BaseException) -> bool:
     return isinstance(error, torch.AcceleratorError) and not isinstance(error, torch.OutOfMemoryError)
 
 
-def readable(text: str, model: Encoder | Classifier | LogProb, *, newest: bool | None = None) -> str:
-    """The part of a text that the model can come to read, cleaned of control and special tokens: its end if
+def readable(
+    texts: Sequence[str], model: Encoder | Classifier | LogProb, *, newest: bool | None = None
+) -> list[str]:
+    """Of each text the part that the model can come to read, cleaned of control and special tokens: its end if
     ``newest``, its beginning if not; by default what the tokenizer leaves of a long one."""
     give_way()
     most = model.tokens.max_tokens * CHARS_READ_PER_TOKEN
     if newest is None:
         newest = getattr(model.tokenizer, "truncation_side", "right") == "left"
-    return clean(text[-most:] if newest else text[:most], model.tokenizer)
+    return clean_all([text[-most:] if newest else text[:most] for text in texts], model.tokenizer)
 
 
 def _tokens(chars: int, limit: int) -> int:
@@ -184,13 +187,15 @@ class EncoderOps:
         """Tokens, about."""
         return _tokens(len(item), self.encoder.tokens.max_tokens)
 
-    def read(self, text: str) -> str:
-        """The part of a text that it can come to read, cleaned."""
-        return readable(text, self.encoder)
+    def read(self, texts: Sequence[str]) -> list[str]:
+        """Of each text the part that it can come to read, cleaned."""
+        return readable(texts, self.encoder)
 
     def run(self, items: Sequence[str]) -> list[NDArray[np.float32]]:
-        """Unit vectors float32 [dim]."""
-        return list(self.encoder.encode([self.read(text) for text in items]))
+        """Unit vectors float32 [dim]. What is said twice is read once."""
+        places = {text: place for place, text in enumerate(dict.fromkeys(items))}
+        vectors = self.encoder.encode(self.read(list(places)))
+        return [vectors[places[text]] for text in items]
 
 
 class ClassifierOps:
@@ -258,18 +263,27 @@ class _Score:
         groups = [
             self._ops.form.group(
                 # As Form cuts them: of a prompt the end is read, where the question is, of an answer the beginning.
-                [(turn.role, readable(turn.content, model, newest=True)) for turn in batch.turns],
-                [readable(batch.completions[i], model, newest=False) for i in indices],
+                _said(batch, model),
+                readable([batch.completions[i] for i in indices], model, newest=False),
             )
             for batch, indices in runs
         ]
         return [float(value) for values in self._score(groups) for value in values]
 
 
-class SafetyOps:
-    """A safety classifier as two ops: texts to windows of 512 tokens, windows to the probability of being unsafe."""
+def _said(batch: Batch, model: Classifier | LogProb) -> list[tuple[str, str]]:
+    contents = readable([turn.content for turn in batch.turns], model, newest=True)
+    return [(turn.role, content) for turn, content in zip(batch.turns, contents, strict=True)]
 
-    WINDOW = 512
+
+class SafetyOps:
+    """A safety classifier as two ops: texts to windows of 512 tokens, windows to the probability of being unsafe.
+
+    Windows overlap: a passage of up to 64 tokens is in one of them as a whole, wherever it stands. What fits into one
+    window costs nothing more, longer texts a seventh.
+    """
+
+    WINDOW, OVERLAP = 512, 64
 
     def __init__(self, model: Classifier) -> None:
         self.model = model
@@ -277,7 +291,7 @@ class SafetyOps:
         self.unsafe: Op[list[int], float] = _Unsafe(model)
 
     def _windows(self, text: str) -> list[list[int]]:
-        return self.model.windows(clean(text, self.model.tokenizer), self.WINDOW)
+        return self.model.windows(clean(text, self.model.tokenizer), self.WINDOW, self.OVERLAP)
 
 
 class _Unsafe:

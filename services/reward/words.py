@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,16 +65,27 @@ _SHORT_PROMPT = 48
 two words together can hide, hides nothing then. What is said about a longer text has most of its words."""
 
 
-def without_echo(prompt: str, text: str) -> str | None:
-    """The words of a text that do not repeat the prompt's; None when all are left.
+# English words of grammar alone: articles, pronouns, prepositions, conjunctions, auxiliaries and the words that ask,
+# with the pieces that apostrophes leave. What a text is about is in the others.
+FUNCTION_WORDS = frozenset(
+    words("""a an the and or but if of to in on at by for from with as into over under between through during before
+    after about is are was were be been being do does did done how what why when where which who whom whose this that
+    these those it its they them their there than then so such not no nor can could will would should may might must
+    have has had i you he she him her his we us our your my me s t d ll re ve m""")
+)
 
-    Of a short prompt every word goes. Of another one only RUN or more in their order do; words put in between, and
-    words left out, do not hide such a repetition.
+
+def without_echo(asked: Sequence[str], said: Sequence[str]) -> str | None:
+    """What is said that does not repeat what was asked, both as words; None when that is all of it.
+
+    Of a short prompt every word goes; none where they are only words of grammar and as many others stay: of a prompt
+    that is about anything, those alone are not close to it. Of another one only RUN or more in their order go; words
+    put in between, and words left out, do not hide such a repetition.
     """
-    said = words(text)
-    asked = words(prompt)
     if len(own := set(asked)) <= _SHORT_PROMPT:
         kept = [word for word in said if word not in own]
+        if 2 * len(kept) >= len(said) and own.intersection(said) <= FUNCTION_WORDS and own - FUNCTION_WORDS:
+            return None
     else:
         roots = _runs(asked, said)
         sizes = Counter(roots)
@@ -81,7 +93,7 @@ def without_echo(prompt: str, text: str) -> str | None:
     return " ".join(kept) if len(kept) < len(said) else None
 
 
-def _runs(asked: list[str], said: list[str]) -> list[int]:
+def _runs(asked: Sequence[str], said: Sequence[str]) -> list[int]:
     """For each word that is said, a number that those share which hang together as they do in what was asked."""
     known = {(word, later) for i, word in enumerate(asked) for later in asked[i + 1 : i + 1 + _PROMPT_STEP]}
     group = list(range(len(said)))

@@ -11,7 +11,7 @@ from services.reward.engine.classifier import Classifier, load_classifier, load_
 from services.reward.engine.encoder import Encoder, load_encoder
 from services.reward.engine.errors import ModelError
 from services.reward.engine.plan import Group
-from services.reward.engine.text import clean
+from services.reward.engine.text import clean, clean_all
 
 __all__ = [
     "Classifier",
@@ -20,6 +20,7 @@ __all__ = [
     "ModelError",
     "TokenBudget",
     "clean",
+    "clean_all",
     "load_classifier",
     "load_encoder",
     "load_value_head",

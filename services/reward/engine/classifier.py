@@ -101,9 +101,9 @@ class Classifier:
         sequences = self.tokens.of(texts) if isinstance(texts[0], str) else texts  # type: ignore[arg-type]
         return self.backend.rows([sequences], self.budget)  # type: ignore[list-item]
 
-    def windows(self, text: str, size: int = 512) -> list[list[int]]:
-        """All of the text as windows of at most `size` tokens, for `logits`."""
-        return self.tokens.windows(text, size)
+    def windows(self, text: str, size: int = 512, overlap: int = 0) -> list[list[int]]:
+        """All of the text as windows of at most `size` tokens, for `logits`. See `Tokens.windows`."""
+        return self.tokens.windows(text, size, overlap)
 
     def _rows(self, texts: Sequence[Sequence[str]]) -> np.ndarray:
         """`[n]` float32: the logit of every text, group by group."""

@@ -15,6 +15,8 @@ from services.reward.engine.turns import give_way
 
 AT_ONCE = 32
 """Texts in one call of a tokenizer."""
+CHARS_AT_ONCE = 32_768
+"""Characters in one call that looks for special tokens, but for a text that is longer by itself."""
 
 # C0 and C1 controls but tab and line feed; separators of lines and paragraphs; non-characters.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ufffe\uffff]")
@@ -81,18 +83,27 @@ def clean(text: str, tokenizer: Any) -> str:
     feeds. The result is checked with the tokenizer itself: if a special id still appears (a tokenizer that normalises
     before it looks for them), the characters that spell markup go.
     """
-    text = well_formed(text).replace("\r\n", "\n").replace("\r", "\n")
-    text = _CONTROL.sub(" ", visible(text))
+    return clean_all([text], tokenizer)[0]
+
+
+def clean_all(texts: Sequence[str], tokenizer: Any) -> list[str]:
+    """`clean` of each, checked together: a tokenizer's call takes longer than most texts in it."""
+    found = [_CONTROL.sub(" ", visible(_line_feeds(well_formed(text)))) for text in texts]
     guard = _guard(tokenizer)
     if guard is None:
-        return text
-    text = guard.pattern.sub(guard.filler, text)
-    if not guard.forges(text):
-        return text
-    text = guard.pattern.sub(guard.filler, unicodedata.normalize("NFKC", text))
-    if not guard.forges(text):
-        return text
-    return guard.markup.sub(guard.filler, text) if guard.markup is not None else text
+        return found
+    found = [guard.pattern.sub(guard.filler, text) for text in found]
+    forging = guard.forging(found)
+    for i in forging:
+        found[i] = guard.pattern.sub(guard.filler, unicodedata.normalize("NFKC", found[i]))
+    for i in guard.forging([found[i] for i in forging]):
+        if guard.markup is not None:
+            found[forging[i]] = guard.markup.sub(guard.filler, found[forging[i]])
+    return found
+
+
+def _line_feeds(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 class _Guard:
@@ -111,10 +122,21 @@ class _Guard:
         known = set(tokenizer.convert_tokens_to_ids(sorted(specials)))
         self._forbidden = known - {tokenizer.unk_token_id, None}
 
-    def forges(self, text: str) -> bool:
-        """Whether the tokenizer itself finds a special token in a text."""
-        found = self._tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)
-        return not self._forbidden.isdisjoint(found["input_ids"])
+    def forging(self, texts: Sequence[str]) -> list[int]:
+        """The places of those texts in which the tokenizer itself finds a special token."""
+        found: list[int] = []
+        for step in _calls(texts):
+            give_way()
+            read = self._tokenizer(
+                [texts[i] for i in step],
+                add_special_tokens=False,
+                truncation=False,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                verbose=False,
+            )["input_ids"]
+            found += [i for i, ids in zip(step, read, strict=True) if not self._forbidden.isdisjoint(ids)]
+        return found
 
 
 _guards: weakref.WeakKeyDictionary[Any, tuple[int, _Guard | None]] = weakref.WeakKeyDictionary()
@@ -188,12 +210,17 @@ class Tokens:
         flat = iter(self._of([text for group in texts for text in group], tokenizer))
         return [[next(flat) for _ in group] for group in texts]
 
-    def windows(self, text: str, size: int) -> list[list[int]]:
-        """All of the text as consecutive windows of at most `size` ids, special tokens included in each."""
+    def windows(self, text: str, size: int, overlap: int = 0) -> list[list[int]]:
+        """All of the text as windows of at most `size` ids, special tokens included in each.
+
+        Each begins with the last `overlap` of the text's ids in the one before (with half of what a window holds,
+        where that is less), so that nothing so long is seen in two halves only.
+        """
         plain = self.tokenizer(well_formed(text), add_special_tokens=False, verbose=False)["input_ids"]
         head, tail = self._frame()
         room = max(1, min(size, self.max_tokens) - len(head) - len(tail))
-        pieces = [plain[i : i + room] for i in range(0, len(plain), room)] or [[]]
+        shared = min(overlap, room // 2)
+        pieces = [plain[i : i + room] for i in range(0, max(1, len(plain) - shared), room - shared)]
         return [[*head, *piece, *tail] or [self._empty] for piece in pieces]
 
     def _frame(self) -> tuple[list[int], list[int]]:
@@ -204,6 +231,20 @@ class Tokens:
             if whole[at : at + len(plain)] == plain:
                 return whole[:at], whole[at + len(plain) :]
         return [], []
+
+
+def _calls(texts: Sequence[str]) -> Iterator[list[int]]:
+    """The places of texts, as many together as one call of a tokenizer takes without holding others up."""
+    call: list[int] = []
+    chars = 0
+    for i, text in enumerate(texts):
+        if call and (len(call) == AT_ONCE or chars + len(text) > CHARS_AT_ONCE):
+            yield call
+            call, chars = [], 0
+        call.append(i)
+        chars += len(text)
+    if call:
+        yield call
 
 
 def _steps(texts: Sequence[Sequence[str]]) -> Iterator[list[Sequence[str]]]:

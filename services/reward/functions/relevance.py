@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from services.reward.batch import Batch, Embeds, Floats
-from services.reward.words import without_echo
-from services.reward.work import TextOp
+from services.reward.engine.turns import give_way
+from services.reward.words import without_echo, words
+from services.reward.work import CHARS_PER_TOKEN, TextOp
 
 
 class Relevance:
@@ -22,7 +25,7 @@ class Relevance:
         self._name = name
         self._encoder = encoder
         self._margin = echo_margin
-        self._op = TextOp("echo", lambda item: without_echo(*map(encoder.read, item)), _chars)
+        self._op = _Rests(encoder)
 
     def key(self, batch: Batch) -> str:
         """Always the same scale."""
@@ -30,16 +33,33 @@ class Relevance:
 
     async def raw(self, batch: Batch) -> Floats:
         """See Function."""
-        prompt, completions = await batch.embedded(self._encoder)
-        values = (completions @ prompt).astype(np.float64)
-        rests = await batch.runner.run(self._op, [(batch.prompt, c) for c in batch.completions])
+        rests = await batch.runner.run(self._op, [(batch.prompt, text) for text in batch.completions])
         echoing = [i for i, rest in enumerate(rests) if rest is not None]
+        others = [rest for rest in rests if rest is not None]
+        prompt, completions, alone = await batch.embedded_with(self._encoder, others)
+        values = (completions @ prompt).astype(np.float64)
         if echoing:
-            texts = [rests[i] or "" for i in echoing]
-            alone = np.stack(await batch.runner.run(self._encoder.op, texts)) @ prompt
-            values[echoing] = np.minimum(values[echoing], alone + self._margin)
+            values[echoing] = np.minimum(values[echoing], np.stack(alone) @ prompt + self._margin)
         return values
 
 
-def _chars(item: tuple[str, str]) -> int:
-    return len(item[0]) + len(item[1])
+class _Rests:
+    """(prompt, completion) to what the completion says besides the prompt's own words; None where that is all."""
+
+    name = "echo"
+
+    def __init__(self, encoder: Embeds) -> None:
+        self._encoder = encoder
+
+    def cost(self, item: tuple[str, str]) -> int:
+        """By the number of characters."""
+        return 1 + (len(item[0]) + len(item[1])) // (CHARS_PER_TOKEN * TextOp.PER_TOKEN)
+
+    def run(self, items: Sequence[tuple[str, str]]) -> list[str | None]:
+        """Each text is read once, however often it comes."""
+        texts = list(dict.fromkeys(text for item in items for text in item))
+        said: dict[str, list[str]] = {}
+        for text, read in zip(texts, self._encoder.read(texts), strict=True):
+            give_way()
+            said[text] = words(read)
+        return [without_echo(said[prompt], said[completion]) for prompt, completion in items]

@@ -34,7 +34,10 @@ class Phrase:
         """Whether the phrase is in a text's trigrams (in order)."""
         if not self._span:
             return False
-        hits = np.isin(grams, self._grams)
+        places = np.minimum(np.searchsorted(self._grams, grams), len(self._grams) - 1)
+        hits = self._grams[places] == grams
+        if np.count_nonzero(hits) < self._needed:
+            return False
         near = np.convolve(hits, np.ones(self._span), mode="full") if len(grams) else np.zeros(0)
         for end in np.flatnonzero(near >= self._needed).tolist():
             # Counted with repetitions so far: "the the the" must not make up a phrase.

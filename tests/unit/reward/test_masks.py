@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
+import numpy as np
 import pytest
 
 from coremesh.modelfiles import MINILM
 from services.reward.batch import Batch, Kind, Mask, Turn
+from services.reward.engine import Encoder
 from services.reward.functions.relevance import Relevance
 from services.reward.masks.blacklist import Blacklist
 from services.reward.masks.diversity import Diversity
@@ -17,7 +21,10 @@ from services.reward.masks.relevance import RelevanceThreshold
 from services.reward.masks.siblings import Siblings
 from services.reward.masks.task_validator import TaskValidator
 from services.reward.models import EncoderOps, Models
-from services.reward.work import Inline
+from services.reward.work import Inline, Op, Runner
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 QUESTION = "How do vaccines train the immune system?"
 GOOD = (
@@ -57,8 +64,40 @@ def encoder() -> EncoderOps:
     return Models().encoder(MINILM)
 
 
-def batch(*completions: str, question: str = QUESTION, kind: Kind = "answer") -> Batch:
-    return Batch((Turn("user", question),), completions, kind, Inline())
+class Counted(Inline):
+    """Remembers what it ran."""
+
+    def __init__(self) -> None:
+        self._ran: list[tuple[str, list[Any]]] = []
+
+    async def run(self, op: Op[T, R], items: Sequence[T]) -> list[R]:
+        self._ran.append((op.name, list(items)))
+        return await super().run(op, items)
+
+    def calls(self, name: str) -> list[list[Any]]:
+        return [items for op, items in self._ran if op == name]
+
+    def items(self, name: str) -> list[Any]:
+        return [item for items in self.calls(name) for item in items]
+
+
+class Reader:
+    """An encoder that remembers what it was given."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self.identity, self.tokens, self.tokenizer = encoder.identity, encoder.tokens, encoder.tokenizer
+        self.texts: list[str] = []
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        self.texts += texts
+        return self._encoder.encode(texts)
+
+
+def batch(
+    *completions: str, question: str = QUESTION, kind: Kind = "answer", runner: Runner | None = None
+) -> Batch:
+    return Batch((Turn("user", question),), completions, kind, runner or Inline())
 
 
 async def values(mask: Mask, *completions: str, kind: Kind = "answer") -> list[float]:
@@ -256,6 +295,51 @@ class TestRelevance:
         assert max(raw[:2]) < raw[2] < raw[3]
         unguarded = Relevance("relevance", encoder(), echo_margin=2.0)
         assert min((await unguarded.raw(batch(every, telling, part)))[:2]) > 0.6
+
+    async def test_words_of_grammar_alone_are_no_echo_and_earn_no_more_than_filler(self):
+        frame = "How do it is true the we may ask, and so on?"
+        counted = Counted()
+        raw = await Relevance("relevance", encoder(), echo_margin=0.2).raw(batch(frame, GOOD, runner=counted))
+        assert raw[0] < 0.25 < 0.5 < raw[1]
+        assert counted.items("encode") == [QUESTION, frame, GOOD]
+
+    async def test_a_frame_without_as_many_words_of_its_own_is_an_echo(self):
+        counted = Counted()
+        question = "Who were the samurai?"
+        relevance = Relevance("relevance", encoder(), echo_margin=0.2)
+        (framed,) = await relevance.raw(batch("Who were the?", question=question, runner=counted))
+        assert framed < 0.35
+        assert counted.items("encode") == [question, "Who were the?", ""]
+
+    async def test_a_prompt_of_grammar_alone_has_all_its_words_for_its_own(self):
+        question = "What is it that you have, and why can you not?"
+        given_back = f"{question} well okay perhaps maybe yes sure indeed right fine hello there now thanks"
+        raw = await Relevance("relevance", encoder(), echo_margin=0.2).raw(
+            batch(given_back, question=question)
+        )
+        free = await Relevance("relevance", encoder(), echo_margin=2.0).raw(
+            batch(given_back, question=question)
+        )
+        assert free[0] > raw[0] + 0.2
+
+    async def test_all_texts_of_a_batch_are_embedded_in_one_go_and_for_all_parts(self):
+        counted = Counted()
+        told = "Vaccines train the immune system: it remembers a harmless piece of a germ."
+        shared = batch(told, GOOD, GOOD, COOKING, runner=counted)
+        raw = await Relevance("relevance", encoder(), echo_margin=0.2).raw(shared)
+        await Diversity(encoder()).values(shared)
+        (texts,) = counted.calls("encode")
+        assert texts[:5] == [QUESTION, told, GOOD, GOOD, COOKING]
+        assert texts[5:] == ["it remembers a harmless piece of a germ"]
+        alone = [await Relevance("relevance", encoder()).raw(batch(text)) for text in (told, GOOD, COOKING)]
+        assert raw == pytest.approx([alone[0][0], alone[1][0], alone[1][0], alone[2][0]], abs=1e-6)
+
+    def test_what_is_said_twice_is_read_once(self):
+        reader = Reader(encoder().encoder)
+        vectors = EncoderOps(reader).run([GOOD, COOKING, GOOD])  # pyright: ignore[reportArgumentType]
+        assert reader.texts == [GOOD, COOKING]
+        assert np.array_equal(vectors[0], vectors[2])
+        assert not np.array_equal(vectors[0], vectors[1])
 
     async def test_as_a_mask(self):
         mask = RelevanceThreshold(encoder(), threshold=0.3)

@@ -33,10 +33,24 @@ async def test_a_long_text_is_as_unsafe_as_its_worst_window(tmp_path: Path):
     model = Models().classifier(str(path), label=1, max_tokens=None)
     texts = ["The sky is blue.", "blue light " * 700, ""]
     _, scores = await Safety(SafetyOps(model), threshold=0.5).judge(texts, Inline())
-    long = model.logits(model.windows(texts[1], 512))
+    long = model.logits(model.windows(texts[1], 512, 64))
     assert len(long) > 2
     plain = softmax(one_by_one(path, [texts[0], texts[2]]), 1)
     assert scores == pytest.approx([plain[0], max(softmax(long.tolist(), 1)), plain[1]], abs=1e-5)
+
+
+async def test_a_passage_across_the_end_of_a_window_is_judged_as_a_whole(tmp_path: Path):
+    path = save_classifier(tmp_path / "model", bert=True, labels=2)
+    model = Models().classifier(str(path), label=1, max_tokens=None)
+    (words,) = model.windows("blue light " * 28, 512)
+    # What stands at its ends is joined to its neighbours.
+    passage = words[8:-8]
+    assert SafetyOps.OVERLAP // 2 < len(passage) <= SafetyOps.OVERLAP
+    ops = SafetyOps(model)
+    for before in range(0, 600, 16):
+        (windows,) = ops.windows.run(["sky " * before + "blue light " * 28 + "sky " * 600])
+        assert any(passage == one[i : i + len(passage)] for one in windows for i in range(len(one)))
+        assert max(map(len, windows)) == ops.WINDOW
 
 
 async def test_unsafe_completions_are_masked(tmp_path: Path):
