@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 SEEN_RETENTION = timedelta(days=3)
-"""How long an event id is remembered, and so how late a spooled event may arrive and still count once."""
+"""How long an event id is remembered. Older ones that waited on disk are looked for among all events: see Recorder."""
 
 HOTKEY_MARGIN = timedelta(days=7)
 """How much longer than the oldest event a hotkey is remembered: far longer than appenders rely on having sent it."""

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from datetime import timedelta
 
 import structlog
 
 from coremesh.errors import HistoryUnavailable
-from coremesh.events import ForwardEvent, Transcript
+from coremesh.events import ForwardEvent, Transcript, decode_id
+from coremesh.history.keys import SEEN_RETENTION
 from coremesh.history.protocol import History
 from coremesh.history.spool import Spool, Spooled, SpoolFull
+from coremesh.types import StreamId, event_id_ms, stream_key
 
 log = structlog.get_logger(__name__)
 
 DRAIN_BATCH = 100
+PAGE = 1_000
+CLOCKS_APART = timedelta(hours=1)
+"""How far the clocks of Redis and of whoever observed an event may be apart."""
 TURNS = 60
 """Every so many times that the spool is looked into, files that could not be read or deleted are tried again."""
 
@@ -25,6 +31,9 @@ class Recorder:
 
     An append that takes longer than ``patience`` is spooled: until then the event is in this process alone. Where Redis
     has taken it after all, appending it again changes nothing.
+
+    What the history may have forgotten that it has, because its process was away for so long, is looked for among all
+    its events first, and set aside where those of its time are trimmed: nothing counts twice.
 
     A file that cannot be read waits no longer, and keeps none of the others; it is tried again now and then.
 
@@ -109,6 +118,10 @@ class Recorder:
 
     async def drain(self) -> None:
         """Append what waits, oldest first, until none is left or Redis is away again. Raises OSError."""
+        try:
+            await self._settle_old()
+        except HistoryUnavailable:
+            return
         while self.waiting:
             async with self._disk:
                 batch = await asyncio.to_thread(self._spool.oldest, DRAIN_BATCH, self._home)
@@ -119,6 +132,29 @@ class Recorder:
                     return
                 await self._delete(spooled.event.id)
                 self._on_recorded("drained")
+
+    async def _settle_old(self) -> None:
+        """Leave no event to be appended that the history may have taken and forgotten. Raises HistoryUnavailable."""
+        async with self._disk:
+            ids = await asyncio.to_thread(self._spool.ids)
+        forgotten_ms = time.time_ns() // 1_000_000 - _ms(SEEN_RETENTION - CLOCKS_APART)
+        old = {one: ms for one in ids if one not in self._home and (ms := _time(one)) < forgotten_ms}
+        if not old:
+            return
+        there: set[str] = set()
+        at = StreamId(f"{max(0, int(min(old.values())) - _ms(CLOCKS_APART))}-0")
+        while page := await self._history.read(at, PAGE, decode=decode_id):
+            there |= old.keys() & {str(entry.event) for entry in page}
+            at = page[-1].stream_id
+        trimmed_ms = stream_key(await self._history.trimmed())[0]
+        log.info("old events waited on disk", events=len(old), counted_already=len(there))
+        for event_id, ms in old.items():
+            if event_id in there:
+                await self._delete(event_id)
+            elif trimmed_ms >= ms - _ms(CLOCKS_APART):
+                async with self._disk:
+                    reason = "it may have been counted, and the events of its time are trimmed"
+                    await asyncio.to_thread(self._spool.doubt, event_id, reason)
 
     async def _delete(self, event_id: str) -> bool:
         """Forget an event that the history has. Gives whether its file is gone."""
@@ -148,3 +184,15 @@ class Recorder:
                 await self._history.append(spooled.event, spooled.transcript, spooled.hotkeys)
             except HistoryUnavailable:
                 return
+
+
+def _ms(span: timedelta) -> int:
+    return int(span.total_seconds() * 1000)
+
+
+def _time(event_id: str) -> float:
+    """When an event was observed, in ms since 1970; never for a file that is named by no id."""
+    try:
+        return event_id_ms(event_id)
+    except ValueError:
+        return float("inf")

@@ -21,6 +21,10 @@ OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR}
 """What fails for want of something in this process or machine, and says nothing about a file."""
 
 
+DAMAGED, UNSURE = ASIDE = (".unreadable", ".unsure")
+"""What files that are not sent are called: they hold no event, or one that may be in the history."""
+
+
 class Spooled(msgspec.Struct, frozen=True, array_like=True):
     """An append that has not happened yet."""
 
@@ -68,7 +72,7 @@ class Spool:
     def _count_again(self) -> None:
         paths = self._paths()
         self._count, self._bytes = len(paths), sum(_size(path) for path in paths)
-        self._damaged = len(list(self._directory.glob("*.unreadable")))
+        self._renamed = sum(1 for suffix in ASIDE for _ in self._directory.glob(f"*{suffix}"))
 
     def __len__(self) -> int:
         """Events that wait to be read."""
@@ -76,8 +80,8 @@ class Spool:
 
     @property
     def set_aside(self) -> int:
-        """Files that are not sent: their disk does not give them, or they are damaged."""
-        return len(self._failing) + self._damaged
+        """Files that are not sent: their disk does not give them, they are damaged, or may have been counted."""
+        return len(self._failing) + self._renamed
 
     def put(self, spooled: Spooled) -> None:
         """Keep an event; it is on the disk when this returns. Raises SpoolFull, OSError."""
@@ -116,7 +120,7 @@ class Spool:
             try:
                 spooled = _read(path)
             except (msgspec.DecodeError, msgspec.ValidationError) as error:
-                self._set_aside(path, str(error))
+                self._set_aside(path, DAMAGED, str(error))
             except OSError as error:
                 if error.errno in OURS:
                     raise
@@ -126,17 +130,21 @@ class Spool:
                     found.append(spooled)
         return found
 
-    def _set_aside(self, path: Path, reason: str) -> None:
+    def doubt(self, event_id: str, reason: str) -> None:
+        """Set an event aside that may be in the history."""
+        self._set_aside(self._path(event_id), UNSURE, reason)
+
+    def _set_aside(self, path: Path, suffix: str, reason: str) -> None:
         size = _size(path)
         try:
-            path.rename(path.with_suffix(".unreadable"))
+            path.rename(path.with_suffix(suffix))
         except OSError as error:  # it may be a read-only file system
             self._fails(path, error)
             return
         self._count -= 1
         self._bytes -= size
-        self._damaged += 1
-        log.error("a file of the spool is damaged", file=str(path.with_suffix(".unreadable")), reason=reason)
+        self._renamed += 1
+        log.error("a file of the spool is set aside", file=str(path.with_suffix(suffix)), reason=reason)
 
     def _fails(self, path: Path, error: OSError) -> None:
         self._failing.add(path.stem)

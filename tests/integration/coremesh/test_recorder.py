@@ -321,6 +321,31 @@ async def test_an_id_is_remembered_for_as_long_as_it_is_sent_again(server: Redis
     await history.close()
 
 
+async def test_what_a_process_left_behind_that_was_away_for_days_counts_once(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    history = RedisHistory(server.url, 1)
+    now_ms, day_ms = time.time_ns() // 1_000_000, 24 * 3_600_000
+    old = [make_event({1: 0.5}, event_id=new_event_id(now_ms - (4 + n) * day_ms)) for n in range(3)]
+    young = make_event({1: 0.5})
+    # It was killed when Redis had the first, and before the file was deleted. Its id is forgotten since.
+    await history.append(old[0], None, [])
+    spool = Spool(tmp_path)
+    for event in (*old, young):
+        spool.put(Spooled(event, None, []))
+    with redis.Redis.from_url(server.url) as client:
+        client.delete(*client.keys("*seen:*"))
+        # Events of the time of the last are trimmed, and perhaps it with them.
+        client.set(history.keys.trimmed, f"{now_ms - 6 * day_ms + 1}-0")
+    recorder = Recorder(history, spool)
+    await recorder.drain()
+    found = [entry.event.id for entry in await history.read(ORIGIN, 100)]
+    assert sorted(found) == sorted([old[0].id, old[1].id, young.id])
+    assert [path.name for path in tmp_path.iterdir()] == [f"{old[2].id}.unsure"]
+    assert (recorder.waiting, recorder.set_aside) == (0, 1)
+    await history.close()
+
+
 def test_an_id_that_is_no_ulid_never_names_a_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError):
         Spool(tmp_path).put(Spooled(make_event({1: 0.5}, event_id="../../../../tmp/x"), None, []))
