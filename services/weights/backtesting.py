@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -192,11 +193,12 @@ def plot(found: Backtest, file: Path) -> None:
     for one in found.rules:
         left.plot([one.weights.get(uid, 0.0) for uid in uids], marker=".", label=one.rule)
         if one.churn_by_epoch:
-            right.plot(one.churn_by_epoch, label=one.rule)
+            moves = [math.nan if change is None else change for change in one.churn_by_epoch]
+            right.plot(range(1, len(moves) + 1), moves, label=one.rule)
     left.set_xticks(range(len(uids)), [str(uid) for uid in uids], fontsize="x-small", rotation=90)
     left.set_xlabel("uid, the best of the first rule first")
     left.set_ylabel("weight")
-    right.set_xlabel("epoch")
+    right.set_xlabel("epoch with events")
     right.set_ylabel("sum of |change of weight|")
     left.legend(fontsize="small")
     for axes in (left, right):
