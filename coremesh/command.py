@@ -16,11 +16,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from coremesh.errors import BadSetting, CoremeshError
+from coremesh.errors import BadModel, BadSetting, BadWallet, CoremeshError
 
+FAILED = 1
+USAGE = 2
+COULD_NOT_LOOK = 4
+"""What a command asks does not answer: nothing is known to be wrong, and nothing to be right."""
 INTERRUPTED = 130
 BROKEN_PIPE = 141
-USAGE = 2
+AWAY = (503, 504)
 
 
 def quietly(work: Callable[[], object]) -> int:
@@ -56,6 +60,13 @@ class Usage(CoremeshError):
 
     code = "usage"
     default_remedy = "`coremesh --help` lists the commands, `coremesh COMMAND --help` what each takes."
+
+
+def exit_code(error: CoremeshError) -> int:
+    """Of a command that ends with ``error``: see the constants of this module."""
+    if isinstance(error, BadSetting | BadWallet | BadModel | Usage):
+        return USAGE
+    return COULD_NOT_LOOK if error.status in AWAY else FAILED
 
 
 class Parser(argparse.ArgumentParser):

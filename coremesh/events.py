@@ -224,9 +224,17 @@ class Transcript(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     version: int = 1
 
 
+class _Identified(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What events of all kinds begin with."""
+
+    kind: int
+    id: str
+
+
 _event_encoder = msgspec.msgpack.Encoder()
 _event_decoder = msgspec.msgpack.Decoder(Event)
 _scored_decoder = msgspec.msgpack.Decoder(ScoredEvent | MetagraphEvent)
+_id_decoder = msgspec.msgpack.Decoder(_Identified)
 _transcript_decoder = msgspec.msgpack.Decoder(Transcript)
 
 
@@ -243,6 +251,11 @@ def decode(packed: bytes) -> Event:
 def decode_scored(packed: bytes) -> ScoredEvent | MetagraphEvent:
     """The event in ``packed`` for the score fold. Raises msgspec.DecodeError or ValidationError when it is not one."""
     return _scored_decoder.decode(packed)
+
+
+def decode_id(packed: bytes) -> str:
+    """The id of the event in ``packed``. Raises msgspec.DecodeError or ValidationError when it is not one."""
+    return _id_decoder.decode(packed).id
 
 
 def decode_transcript(packed: bytes) -> Transcript:

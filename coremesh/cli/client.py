@@ -22,7 +22,7 @@ class Refused(CoremeshError):
 def refused(content: object, status: int) -> Refused:
     """What a service said, with the code, the sentence and the remedy that it gave."""
     said = cast(dict[str, Any], content) if isinstance(content, dict) else {}
-    kind = type("Refused", (Refused,), {"code": str(said.get("code") or Refused.code)})
+    kind = type("Refused", (Refused,), {"code": str(said.get("code") or Refused.code), "status": status})
     return kind(str(said.get("message") or f"the answer was {status}"), remedy=said.get("remedy") or None)
 
 

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from coremesh.command import Usage
+from coremesh.command import USAGE, Usage, exit_code
 from coremesh.command import say as tell
 from coremesh.errors import CoremeshError
-
-EXIT_ERROR = 1
-EXIT_USAGE = 2
 
 
 class Fault(CoremeshError):
@@ -25,7 +22,7 @@ class Fault(CoremeshError):
 def say(error: CoremeshError) -> int:
     """Say it. Gives the exit code."""
     tell(error)
-    return EXIT_USAGE if error.code in ("bad_setting", "usage") else EXIT_ERROR
+    return exit_code(error)
 
 
 def of_typer(error: Exception) -> int | None:
@@ -34,7 +31,7 @@ def of_typer(error: Exception) -> int | None:
     told: Any = error
     if type(error).__name__ == "NoArgsIsHelpError":
         told.show()
-        return EXIT_USAGE
+        return USAGE
     if type(error).__name__ == "Abort":
         return say(Usage("stopped"))
     if not hasattr(error, "format_message"):

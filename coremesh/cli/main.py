@@ -26,6 +26,8 @@ EXIT_ERROR = 1
 
 app = typer.Typer(
     help="coremesh: a Bittensor text-prompting validator as a mesh of services.",
+    epilog="Exit code: 0 done, 1 something is wrong or differs, 2 a bad setting or command line, 4 could not look: "
+    "what the command asks (a service, Redis, the chain, an archive) does not answer. More: the command's own help.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 SEEN_RETENTION = timedelta(days=3)
-"""How long an event id is remembered, and so how late a spooled event may arrive and still count once."""
+"""How long an event id is remembered. Older ones that waited on disk are looked for among all events: see Recorder."""
+
+HOTKEY_MARGIN = timedelta(days=7)
+"""How much longer than the oldest event a hotkey is remembered: far longer than appenders rely on having sent it."""
 
 NONCE_RETENTION = timedelta(seconds=30)
 """How long a nonce is remembered: longer than a signature is fresh, back and ahead together, with clocks apart."""
@@ -26,7 +29,8 @@ class Keys:
     | events:trimmed | string | the newest place trimmed away | weights leader | never |
     | transcripts | stream | texts of events, compressed | querier | trimmed by length |
     | seen:<hour> | hash | event id -> place | whoever appends | SEEN_RETENTION |
-    | hotkeys | hash | digest -> ss58 | whoever appends | never (one field a hotkey ever seen) |
+    | hotkeys | hash | digest -> ss58 | whoever appends | HOTKEY_MARGIN before the oldest event |
+    | hotkeys:announced | sorted set | digests, by when they were last sent | whoever appends | with the hotkey |
     | metagraph | string | the newest snapshot | weights leader | never |
     | checkpoint:<fold> | hash | state, last event id, version | the fold's leader | never |
     | lease:<role> | string | the leader | leaders | its time to live |
@@ -62,6 +66,11 @@ class Keys:
     def hotkeys(self) -> str:
         """The way back from digests."""
         return self._key("hotkeys")
+
+    @property
+    def announced(self) -> str:
+        """When each digest was last sent."""
+        return self._key("hotkeys:announced")
 
     @property
     def metagraph(self) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from coremesh.events import Event, ForwardEvent, MetagraphEvent, Transcript, decode
+from coremesh.history.keys import HOTKEY_MARGIN
 from coremesh.metagraph import Metagraph
 from coremesh.types import StreamId
 
@@ -148,6 +149,13 @@ class History(Protocol):
 
     async def resolve(self, digests: list[int]) -> dict[int, str]:
         """Hotkeys behind digests; unknown ones are left out."""
+        ...
+
+    async def forget_hotkeys(self, keep: Collection[int], margin: timedelta = HOTKEY_MARGIN) -> int:
+        """Forget the hotkeys that no event needs any more: last sent ``margin`` before the oldest event and before now.
+
+        Those with digests in ``keep`` stay. Gives the number forgotten.
+        """
         ...
 
     async def metagraph(self) -> Metagraph | None:

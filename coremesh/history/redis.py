@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import timedelta
 from typing import Any, cast
 
@@ -17,7 +17,7 @@ from coremesh.history import scripts
 from coremesh.history.bulk import BulkReader
 from coremesh.history.connect import Connection, blocking_pool
 from coremesh.history.guard import guarded
-from coremesh.history.keys import SEEN_RETENTION, Keys
+from coremesh.history.keys import HOTKEY_MARGIN, SEEN_RETENTION, Keys
 from coremesh.history.page import Page
 from coremesh.history.protocol import Checkpoint, Entry, Lease, Submission, SubmissionEntry
 from coremesh.metagraph import Metagraph, decode_metagraph, encode_metagraph
@@ -32,6 +32,7 @@ MANY = 200
 """Events that are worth a thread's while."""
 TRIM_AT_ONCE = 2_000
 """Events dropped in one script call, so that Redis is never held for long."""
+HOTKEYS_AT_ONCE = 1_000
 
 CONNECT_S = 2.0
 TRIES = 2
@@ -80,6 +81,8 @@ class RedisHistory:
         self._release = register(scripts.RELEASE)
         self._submit = register(scripts.SUBMIT)
         self._trim = register(scripts.TRIM)
+        self._announce = register(scripts.ANNOUNCE)
+        self._forget = register(scripts.FORGET)
 
     @guarded
     async def append(
@@ -93,7 +96,13 @@ class RedisHistory:
         texts = await _compressed(encode(transcript)) if transcript else b""
         keys = self.keys
         place, _ = await self._append(
-            keys=[keys.events, keys.transcripts, keys.seen(event_id_ms(event.id)), keys.hotkeys],
+            keys=[
+                keys.events,
+                keys.transcripts,
+                keys.seen(event_id_ms(event.id)),
+                keys.hotkeys,
+                keys.announced,
+            ],
             args=[event.id, encode(event), texts, TRANSCRIPTS_KEPT, _seen_ttl(), *_dictionary(fresh)],
         )
         self._known.update(fresh)
@@ -211,6 +220,32 @@ class RedisHistory:
         return {d: hotkey.decode() for d, hotkey in zip(digests, found, strict=True) if hotkey is not None}
 
     @guarded
+    async def forget_hotkeys(self, keep: Collection[int], margin: timedelta = HOTKEY_MARGIN) -> int:
+        """See History.forget_hotkeys."""
+        now_ms = await self._announced("GT", sorted(keep))
+        if await self._redis.hlen(self.keys.hotkeys) > await self._redis.zcard(self.keys.announced):
+            # Written by a process of before hotkeys had a time.
+            cursor = None
+            while cursor != 0:
+                cursor, found = await self._redis.hscan(self.keys.hotkeys, cursor or 0, count=HOTKEYS_AT_ONCE)
+                await self._announced("NX", [int(digest) for digest in found])
+        keys = [self.keys.events, self.keys.hotkeys, self.keys.announced]
+        args = [now_ms, int(margin.total_seconds() * 1000), HOTKEYS_AT_ONCE]
+        forgotten = 0
+        while n := int(await self._forget(keys=keys, args=args)):
+            forgotten += n
+        return forgotten
+
+    async def _announced(self, condition: str, digests: list[int]) -> int:
+        """Say that hotkeys are wanted. Gives when that began, by the clock of Redis."""
+        keys = [self.keys.hotkeys, self.keys.announced]
+        times = [
+            int(await self._announce(keys=keys, args=[condition, *digests[at : at + HOTKEYS_AT_ONCE]]))
+            for at in range(0, max(1, len(digests)), HOTKEYS_AT_ONCE)
+        ]
+        return times[0]
+
+    @guarded
     async def metagraph(self) -> Metagraph | None:
         """See History.metagraph."""
         packed = await self._redis.get(self.keys.metagraph)
@@ -229,6 +264,7 @@ class RedisHistory:
                 keys.seen(event_id_ms(event.id) if event else 0),
                 keys.hotkeys,
                 keys.fence(lease.role),
+                keys.announced,
             ],
             args=[
                 lease.token,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 APPEND = """
--- KEYS events transcripts seen hotkeys; ARGV id packed transcript transcripts_kept seen_ttl_s digest,hotkey...
+-- KEYS events transcripts seen hotkeys announced; ARGV id packed transcript transcripts_kept seen_ttl_s
+-- digest,hotkey...
 local place = redis.call('HGET', KEYS[3], ARGV[1])
 if place then
   -- What is sent again may be sent once more: it is remembered from now on.
@@ -16,12 +17,17 @@ redis.call('EXPIRE', KEYS[3], ARGV[5])
 if ARGV[3] ~= '' then
   redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], '*', 'i', ARGV[1], 't', ARGV[3])
 end
-for i = 6, #ARGV, 2 do redis.call('HSET', KEYS[4], ARGV[i], ARGV[i + 1]) end
+-- By the clock of the places: no hotkey is announced before the event that it came with.
+local now = string.match(place, '^%d+')
+for i = 6, #ARGV, 2 do
+  redis.call('HSET', KEYS[4], ARGV[i], ARGV[i + 1])
+  redis.call('ZADD', KEYS[5], 'GT', now, ARGV[i])
+end
 return {place, 1}
 """
 
 PUBLISH = """
--- KEYS metagraph events seen hotkeys fence; ARGV token snapshot id packed seen_ttl_s digest,hotkey...
+-- KEYS metagraph events seen hotkeys fence announced; ARGV token snapshot id packed seen_ttl_s digest,hotkey...
 if redis.call('GET', KEYS[5]) ~= ARGV[1] then return redis.error_reply('LEASELOST') end
 local place = false
 if ARGV[3] ~= '' then
@@ -33,8 +39,38 @@ if ARGV[3] ~= '' then
   end
 end
 redis.call('SET', KEYS[1], ARGV[2])
-for i = 6, #ARGV, 2 do redis.call('HSET', KEYS[4], ARGV[i], ARGV[i + 1]) end
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+for i = 6, #ARGV, 2 do
+  redis.call('HSET', KEYS[4], ARGV[i], ARGV[i + 1])
+  redis.call('ZADD', KEYS[6], 'GT', now, ARGV[i])
+end
 return place
+"""
+
+ANNOUNCE = """
+-- KEYS hotkeys announced; ARGV condition digest...
+-- Hotkeys that are there are wanted now (condition GT), or since when is not known (NX). Gives the time.
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+for i = 2, #ARGV do
+  if redis.call('HEXISTS', KEYS[1], ARGV[i]) == 1 then redis.call('ZADD', KEYS[2], ARGV[1], now, ARGV[i]) end
+end
+return now
+"""
+
+FORGET = """
+-- KEYS events hotkeys announced; ARGV now_ms margin_ms most
+-- What was last announced this long before the oldest event is behind no event any more.
+local before = tonumber(ARGV[1])
+local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)
+if oldest[1] then before = math.min(before, tonumber(string.match(oldest[1][1], '^%d+'))) end
+before = before - ARGV[2]
+local gone = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', string.format('(%.0f', before), 'LIMIT', 0, ARGV[3])
+if #gone == 0 then return 0 end
+redis.call('HDEL', KEYS[2], unpack(gone))
+redis.call('ZREM', KEYS[3], unpack(gone))
+return #gone
 """
 
 # A server that was restarted, or a replica that took its place, may lack events that were read before. Where INFO is

@@ -6,6 +6,7 @@ from datetime import timedelta
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import ClassVar, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
@@ -154,6 +155,19 @@ class MeshSettings(Section):
     trainer_url: str = Field(
         "http://127.0.0.1:8084", description="address of the training loop, for the command line"
     )
+
+    @field_validator("gating_url", "reward_url", "weights_url", "querier_url", "trainer_url")
+    @classmethod
+    def _address(cls, url: str) -> str:
+        # Not quoted: it may hold a password.
+        try:
+            parts = urlsplit(url)
+            whole = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:
+            whole = False
+        if not whole:
+            raise ValueError("must be an address like http://reward:8082, with http:// or https:// before it")
+        return url
 
 
 class GatingSettings(Section):

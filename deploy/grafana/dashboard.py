@@ -14,11 +14,15 @@ P50_P95 = ((0.5, "p50"), (0.95, "p95"))
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """A time series: ``queries`` are (PromQL, legend); ``unit`` is one of Grafana's."""
+    """A time series: ``queries`` are (PromQL, legend); ``unit`` is one of Grafana's.
+
+    ``states`` makes it bands of two colours over time: what 0 is called, and what 1 is, which is bad.
+    """
 
     title: str
     unit: str
     queries: tuple[tuple[str, str], ...]
+    states: tuple[str, str] | None = None
 
 
 def quantiles(metric: str, *by: str, legend: str = "") -> tuple[tuple[str, str], ...]:
@@ -153,10 +157,13 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             Panel(
                 "Events kept in Redis",
                 "short",
-                (
-                    ("max(coremesh_history_events)", "kept"),
-                    ("max by (fold) (coremesh_history_trim_held_back)", "held back for {{fold}}"),
-                ),
+                (("max(coremesh_history_events)", "kept"),),
+            ),
+            Panel(
+                "Trimming held back for a fold that never ran",
+                "none",
+                (("max by (fold) (coremesh_history_trim_held_back)", "{{fold}}"),),
+                states=("trimmed", "held back"),
             ),
             Panel(
                 "How far the archive is behind",
@@ -257,7 +264,8 @@ def dashboard() -> dict[str, Any]:
         y += 1
         for index, panel in enumerate(row):
             x = index % COLUMNS * WIDTH
-            panels.append(_series(panel, _placed(len(panels), x, y, WIDTH, HEIGHT)))
+            drawn = _series if panel.states is None else _bands
+            panels.append(drawn(panel, _placed(len(panels), x, y, WIDTH, HEIGHT)))
             if index % COLUMNS == COLUMNS - 1 or index == len(row) - 1:
                 y += HEIGHT
     return {
@@ -288,6 +296,30 @@ def _series(panel: Panel, placed: dict[str, Any]) -> dict[str, Any]:
             {"refId": chr(ord("A") + i), "datasource": source, "expr": query, "legendFormat": legend}
             for i, (query, legend) in enumerate(panel.queries)
         ],
+    }
+
+
+def _bands(panel: Panel, placed: dict[str, Any]) -> dict[str, Any]:
+    """Beside numbers of thousands a line of 0 or 1 cannot be seen."""
+    good, bad = panel.states or ("0", "1")
+    said = {"0": {"text": good, "color": "green"}, "1": {"text": bad, "color": "red"}}
+    steps = [{"color": "green", "value": None}, {"color": "red", "value": 1}]
+    defaults = {
+        "unit": panel.unit,
+        "mappings": [{"type": "value", "options": said}],
+        "color": {"mode": "thresholds"},
+        "thresholds": {"mode": "absolute", "steps": steps},
+        "custom": {"fillOpacity": 70},
+    }
+    return _series(panel, placed) | {
+        "type": "state-timeline",
+        "fieldConfig": {"defaults": defaults, "overrides": []},
+        "options": {
+            "showValue": "always",
+            "mergeValues": True,
+            "legend": {"showLegend": False},
+            "tooltip": {"mode": "single"},
+        },
     }
 
 

@@ -124,6 +124,7 @@ class Chain:
         notices: list[Notice] = []
         settled: list[Waiting] = []
         shielded: list[bytes] = []
+        self.pool.expire(number)
         while True:
             if shielded:
                 waiting = self._opened(shielded.pop(0))

@@ -67,5 +67,13 @@ class Pool:
                 return self._waiting.pop(key)
         return None
 
+    def expire(self, number: int) -> None:
+        """Drop what block ``number`` may not hold any more, its nonce's turn or not: eras end whatever comes before."""
+        for key, waiting in list(self._waiting.items()):
+            era = waiting.extrinsic.era
+            if era is not None and waiting.birth is not None and number >= waiting.birth + era[0]:
+                del self._waiting[key]
+                waiting.tell("invalid")
+
     def __len__(self) -> int:
         return len(self._waiting)

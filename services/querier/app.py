@@ -52,7 +52,7 @@ from services.querier.judge import Judge
 from services.querier.keyring import KeyRing
 from services.querier.leadership import Leadership
 from services.querier.limits import Limits
-from services.querier.metrics import EVENTS, MINER_CLIENT, SPOOLED_EVENTS, TRAINER_LEADING
+from services.querier.metrics import EVENTS, MINER_CLIENT, SET_ASIDE_EVENTS, SPOOLED_EVENTS, TRAINER_LEADING
 from services.querier.prompts import load_prompts, load_questions
 from services.querier.publishing import Axon, endpoint_of, publisher
 from services.querier.questions import Bundled
@@ -305,6 +305,7 @@ async def _watch_sizes(built: Built) -> None:
     """Show what could grow, for ever."""
     while True:
         SPOOLED_EVENTS.set(built.recorder.waiting)
+        SET_ASIDE_EVENTS.set(built.recorder.set_aside)
         for name, size in built.fanout.gauges().items():
             MINER_CLIENT.labels(name).set(size)
         await asyncio.sleep(1.0)

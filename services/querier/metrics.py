@@ -28,6 +28,10 @@ EVENTS = Counter("coremesh_events_total", "Events by what became of them", ["out
 EVENTS.labels("lost")  # from 0 on: what begins at 1 has not risen, as an alert sees it
 DEGRADED = Counter("coremesh_degraded_total", "Forwards that did without a part of the mesh", ["part"])
 SPOOLED_EVENTS = Gauge("coremesh_spool_events", "Events that wait on disk for Redis")
+SET_ASIDE_EVENTS = Gauge(
+    "coremesh_spool_set_aside_events",
+    "Files of the spool that cannot be read or sent, until they are seen to",
+)
 MINER_CLIENT = Gauge("coremesh_miner_client_size", "What the miner client holds, by kind", ["kind"])
 METAGRAPH_AGE_SECONDS = Gauge("coremesh_metagraph_age_seconds", "Age of the metagraph in use")
 CALLERS = Gauge("coremesh_querier_callers", "User requests being served")

@@ -30,8 +30,9 @@ class Ranked:
     spearman_reward: float | None
     """Rank correlation of its weights with the miners' mean rewards; None with fewer than two miners scored."""
     churn: float | None
-    """Mean of sum |change of weight| between ends of epochs; None with fewer than two epochs."""
-    churn_by_epoch: list[float] = field(default_factory=list[float])
+    """Mean of sum |change of weight| between ends of epochs that had events; None with fewer than two of them."""
+    churn_by_epoch: list[float | None] = field(default_factory=list[float | None])
+    """From each of the backtest's epochs to the next; None where the rule had no weights at either end."""
     live: bool | None = None
     """Whether its scores are the ones that the service holds, bit for bit; None: it is not the rule in force, or
     nothing is held."""
@@ -58,7 +59,7 @@ class Backtest:
     trimmed: str
     epoch_blocks: int
     epochs: list[int]
-    """First block of each epoch that ended with scored events."""
+    """First block of each epoch that had events and ended with weights of any rule."""
     mean_reward: dict[int, float]
     """uid to the mean reward of its successes, of the hotkey that holds it now."""
     rules: list[Ranked]
@@ -89,7 +90,10 @@ async def backtest(
                 if here > epoch >= 0:
                     _fold(tracks, means, run)
                     run = []
-                    if all(track.close() for track in tracks.values()):
+                    ends = {name: track.weights() for name, track in tracks.items()}
+                    if any(end.any() for end in ends.values()):
+                        for name, track in tracks.items():
+                            track.close(ends[name], first=not epochs)
                         epochs.append(epoch * epoch_blocks)
                 epoch = max(epoch, here)
                 run.append(event)
@@ -128,7 +132,7 @@ class _Track:
         self.state = ScoreState()
         self._limits = limits
         self._last: Floats | None = None
-        self._moved: list[float] = []
+        self._moved: list[float | None] = []
 
     def weights(self) -> Floats:
         """Shares per uid, zeros while nothing was scored."""
@@ -145,27 +149,29 @@ class _Track:
         shares[list(vector.uids)] = vector.weights
         return shares
 
-    def close(self) -> bool:
-        """An epoch ends. False while there are no weights."""
-        now = self.weights()
-        if not now.any():
-            return False
-        if self._last is not None:
-            n = max(len(now), len(self._last))
-            gap = np.pad(now, (0, n - len(now))) - np.pad(self._last, (0, n - len(self._last)))
-            self._moved.append(float(np.abs(gap).sum()))
-        self._last = now
-        return True
+    def close(self, now: Floats, *, first: bool) -> None:
+        """An epoch ends with these weights. ``first``: there is none to compare it with."""
+        if not first:
+            self._moved.append(self._change(now))
+        self._last = now if now.any() else None
+
+    def _change(self, now: Floats) -> float | None:
+        if self._last is None or not now.any():
+            return None
+        n = max(len(now), len(self._last))
+        gap = np.pad(now, (0, n - len(now))) - np.pad(self._last, (0, n - len(self._last)))
+        return float(np.abs(gap).sum())
 
     def ranked(self, name: str, means: _Means) -> Ranked:
         """What it came to."""
         now, mean = self.weights(), means.of(self.state)
         known = [uid for uid in sorted(mean) if uid < len(now)]
+        moved = [change for change in self._moved if change is not None]
         return Ranked(
             rule=name,
             weights={int(uid): float(now[uid]) for uid in np.flatnonzero(now)},
             spearman_reward=spearman(now[known], np.array([mean[uid] for uid in known])),
-            churn=float(np.mean(self._moved)) if self._moved else None,
+            churn=float(np.mean(moved)) if moved else None,
             churn_by_epoch=self._moved,
         )
 

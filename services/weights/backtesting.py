@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from coremesh import tables
-from coremesh.command import Parser, positive, say, writing
+from coremesh.command import Parser, exit_code, positive, say, writing
 from coremesh.errors import BadSetting, CoremeshError
 from coremesh.settings import ALL_SECTIONS, WeightsSettings, load
 from services.weights.backtest import Backtest, backtest
@@ -20,7 +21,7 @@ from services.weights.compute import Limits
 from services.weights.rules import RULES, Rule, rule_named
 from services.weights.sources import SECTIONS, open_source
 
-DONE, FAILED, BAD_SETTING, NOTHING = 0, 1, 2, 3
+DONE, NOTHING = 0, 3
 MOST_RULES = 16
 SHOWN = 20
 
@@ -63,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
             plot(found, given.png)
     except CoremeshError as error:
         say(error, "backtest")
-        return BAD_SETTING if isinstance(error, BadSetting) else FAILED
+        return exit_code(error)
     if str(given.json) == "-":
         print(json.dumps(asdict(found)))
     else:
@@ -97,7 +98,8 @@ def _parser() -> Parser:
         prog="coremesh backtest",
         description="Folds the recorded history through several rules: final weights, rank correlations, churn and "
         "overlap of the best ten. The rule in force must give the scores that are held, bit for bit.",
-        epilog="Settings are taken too: --redis.url, --chain.netuid, --config FILE, ...",
+        epilog="Settings are taken too: --redis.url, --chain.netuid, --config FILE, ... Exit code: 0 done, 1 failed, "
+        "2 a bad setting, 3 there is no scored event, 4 could not look: Redis or the archive does not answer.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -191,11 +193,12 @@ def plot(found: Backtest, file: Path) -> None:
     for one in found.rules:
         left.plot([one.weights.get(uid, 0.0) for uid in uids], marker=".", label=one.rule)
         if one.churn_by_epoch:
-            right.plot(one.churn_by_epoch, label=one.rule)
+            moves = [math.nan if change is None else change for change in one.churn_by_epoch]
+            right.plot(range(1, len(moves) + 1), moves, label=one.rule)
     left.set_xticks(range(len(uids)), [str(uid) for uid in uids], fontsize="x-small", rotation=90)
     left.set_xlabel("uid, the best of the first rule first")
     left.set_ylabel("weight")
-    right.set_xlabel("epoch")
+    right.set_xlabel("epoch with events")
     right.set_ylabel("sum of |change of weight|")
     left.legend(fontsize="small")
     for axes in (left, right):

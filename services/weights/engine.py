@@ -17,6 +17,7 @@ from coremesh.types import ORIGIN, new_event_id
 from services.weights.book import Book
 from services.weights.chain import Chain, Standing, Tick
 from services.weights.fold import NAME, ROLE, ScoreFold
+from services.weights.hotkeys import Forgetter
 from services.weights.ledger import Ledger
 from services.weights.metrics import (
     AGE_BLOCKS,
@@ -90,6 +91,7 @@ class Engine:
         self.follower: Follower[ScoreState] = Follower(history, fold, name=NAME, on_state=self._on_checkpoint)
         self.sync = MetagraphSync(history, chain, chain_settings)
         self.ledger = Ledger(history)
+        self._forgetter = Forgetter(history)
         self.submitter = Submitter(self.ledger, chain, self.book, settings)
         self.tick: Tick | None = None
         self._moved_s = time.monotonic()
@@ -221,6 +223,7 @@ class Engine:
             try:
                 dropped = await self.history.trim(self._settings.keep_events, self._settings.trim_folds)
                 TRIMMED.inc(dropped)
+                await self._forgetter.step(self.book.page.state, self.sync.newest)
                 excess = max(0, await self.history.length() - self._settings.keep_events)
                 folds = self._settings.trim_folds if excess else ()
                 never = [fold for fold in folds if not await self.history.version(fold)]

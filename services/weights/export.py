@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from coremesh.command import Parser, say
+from coremesh.command import Parser, exit_code, say
 from coremesh.errors import BadSetting, CoremeshError
 from coremesh.events import ForwardEvent
 from coremesh.history import Entry, History
@@ -24,7 +24,7 @@ from services.weights.sources import SECTIONS, open_source
 if TYPE_CHECKING:
     from services.weights.archive.files import Files  # needs pyarrow
 
-DONE, FAILED, BAD_SETTING = 0, 1, 2
+DONE = 0
 LAST_OF_MS = 2**64 - 1
 MOST_SUBMISSIONS = 20_000
 
@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
         done = asyncio.run(_run(given, words))
     except CoremeshError as error:
         say(error, "export")
-        return BAD_SETTING if isinstance(error, BadSetting) else FAILED
+        return exit_code(error)
     if given.json:
         print(json.dumps(asdict(done)))
     else:

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from coremesh.cli import show
 from coremesh.cli.explain import explanation
-from coremesh.command import Parser, say
+from coremesh.command import Parser, exit_code, say
 from coremesh.contracts import Explanation, SignedExplanation
-from coremesh.errors import BadSetting, BadWallet, CoremeshError, HistoryUnavailable, Unavailable
+from coremesh.errors import CoremeshError, HistoryUnavailable, Unavailable
 from coremesh.history import History
 from coremesh.progress import waiting
 from coremesh.settings import (
@@ -34,7 +34,7 @@ from services.weights.rules import rule_of_format
 from services.weights.scores import ScoreState
 from services.weights.sources import SECTIONS, open_source
 
-DONE, FAILED, BAD_SETTING = 0, 1, 2
+DONE = 0
 
 
 async def explain_checkpoint(
@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
         found = asyncio.run(_run(given, words))
     except CoremeshError as error:
         say(error, "explain")
-        return BAD_SETTING if isinstance(error, BadSetting | BadWallet) else FAILED
+        return exit_code(error)
     if given.json:
         show.as_json(found.model_dump(mode="json"))
     else:

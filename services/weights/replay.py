@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 from rich.console import Console
 
 from coremesh import tables
-from coremesh.command import Parser, say
+from coremesh.command import COULD_NOT_LOOK, Parser, say
 from coremesh.errors import BadSetting, CoremeshError
 from coremesh.events import Event
 from coremesh.history import Checkpoint, Submission
@@ -27,6 +28,7 @@ from services.weights.scores import ScoreState
 from services.weights.sources import SECTIONS, open_source
 
 EQUAL, DIFFERENT, BAD_SETTING, NOT_PROVABLE = 0, 1, 2, 3
+AWAY = COULD_NOT_LOOK
 PAGE = 1000
 MOST_SUBMISSIONS = 20_000
 HELP = """usage: coremesh replay [--json] [--from-parquet DIR|s3://BUCKET/PREFIX] [--chain] [--redis.url URL]
@@ -38,7 +40,8 @@ holds, and the weights with every recorded submission, bit for bit.
 --from-parquet folds an archive, and after its end what Redis has; without Redis the archive alone, with its own
 submissions. --chain reads what the chain holds of the validator and compares it with the newest submission that landed.
 
-exit code: 0 all equal, 1 something differs, 2 a bad setting, 3 the start of the history is not there"""
+exit code: 0 all equal, 1 something differs, 2 a bad setting, 3 the start of the history is not there,
+4 could not look: Redis, the archive or the chain does not answer"""
 
 
 @dataclass(slots=True)
@@ -279,7 +282,11 @@ def main(argv: Sequence[str]) -> int:
         report = asyncio.run(_run(settings, given.from_parquet, chain=given.chain))
     except CoremeshError as error:
         say(error, "replay")
-        return BAD_SETTING if isinstance(error, BadSetting) else DIFFERENT
+        return BAD_SETTING if isinstance(error, BadSetting) else AWAY
+    except Exception:
+        # Python would end with 1, which says that something differs.
+        traceback.print_exc()
+        return AWAY
     if given.json:
         print(json.dumps(asdict(report)))
     else:

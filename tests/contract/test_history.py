@@ -166,6 +166,37 @@ async def test_digests_lead_back_to_hotkeys(history: History) -> None:
     assert await history.resolve([]) == {}
 
 
+async def test_hotkeys_go_when_no_event_needs_them(history: History) -> None:
+    weights = await lease_of(history)
+    neuron = Neuron(uid=0, hotkey=hotkey(7), coldkey="c", stake=1.0, permit=False)
+    await history.publish(Metagraph(netuid=1, block=1, time_ms=1, neurons=(neuron,)), None, weights)
+    places: list[StreamId] = []
+    for uid in (1, 2, 3):
+        await asyncio.sleep(0.005)
+        places.append(await history.append(make_event({uid: 0.5}), None, [hotkey(uid)]))
+    await asyncio.sleep(0.005)
+    digests = {uid: hotkey_digest(hotkey(uid)) for uid in (1, 2, 3, 7)}
+
+    async def known() -> set[int]:
+        found = await history.resolve(list(digests.values()))
+        return {uid for uid, digest in digests.items() if digest in found}
+
+    assert await history.forget_hotkeys([digests[7]], timedelta(0)) == 0, "its events are all there"
+    await history.save("scores", checkpoint(places[1]), weights, ORIGIN)
+    assert await history.trim(1, ("scores",)) == 2
+    assert await history.forget_hotkeys([digests[7]]) == 0, "not for long"
+    assert await known() == {1, 2, 3, 7}
+    assert await history.forget_hotkeys([digests[1], digests[7], 12345], timedelta(0)) == 1
+    assert await known() == {1, 3, 7}
+    assert await history.forget_hotkeys([], timedelta(0)) == 0, "what was kept counts as sent"
+    await asyncio.sleep(0.005)
+    later = await history.append(make_event({3: 0.5}), None, [])
+    await history.save("scores", checkpoint(later), weights, places[1])
+    assert await history.trim(1, ("scores",)) == 1
+    assert await history.forget_hotkeys([digests[3]], timedelta(0)) == 2
+    assert await known() == {3}
+
+
 async def test_a_waiting_read_wakes_up(history: History) -> None:
     reading = asyncio.create_task(history.read(ORIGIN, 10, timedelta(seconds=10)))
     await asyncio.sleep(0)

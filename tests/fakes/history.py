@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import timedelta
 from typing import Any
 
@@ -12,6 +12,7 @@ import msgspec
 
 from coremesh.errors import LeaseLost
 from coremesh.events import Event, ForwardEvent, MetagraphEvent, Transcript, decode, encode
+from coremesh.history.keys import HOTKEY_MARGIN
 from coremesh.history.page import Page, has_pages
 from coremesh.history.protocol import Checkpoint, Entry, Lease, Submission, SubmissionEntry
 from coremesh.metagraph import Metagraph
@@ -25,6 +26,8 @@ class MemoryHistory:
         self._seen: dict[str, StreamId] = {}
         self._transcripts: dict[str, Transcript] = {}
         self._hotkeys: dict[int, str] = {}
+        self._announced: dict[int, int] = {}
+        """Digests, by the number of the event that they were last sent with."""
         self._metagraph: Metagraph | None = None
         self._checkpoints: dict[str, tuple[Checkpoint, int]] = {}
         self._leases: dict[str, tuple[str, float]] = {}
@@ -57,8 +60,14 @@ class MemoryHistory:
     ) -> StreamId:
         if event.id not in self._seen and transcript is not None:
             self._transcripts[event.id] = transcript
-        self._hotkeys.update({hotkey_digest(h): h for h in hotkeys if h})
-        return self._add(event)
+        place = self._add(event)
+        self._announce(hotkeys)
+        return place
+
+    def _announce(self, hotkeys: list[str]) -> None:
+        named = {hotkey_digest(h): h for h in hotkeys if h}
+        self._hotkeys |= named
+        self._announced |= dict.fromkeys(named, self._count)
 
     async def read(
         self,
@@ -126,6 +135,17 @@ class MemoryHistory:
     async def resolve(self, digests: list[int]) -> dict[int, str]:
         return {d: self._hotkeys[d] for d in digests if d in self._hotkeys}
 
+    async def forget_hotkeys(self, keep: Collection[int], margin: timedelta = HOTKEY_MARGIN) -> int:
+        if margin:  # there is no time here
+            return 0
+        self._announced |= dict.fromkeys(self._hotkeys.keys() & set(keep), self._count)
+        oldest = stream_key(self._entries[0].stream_id)[0] if self._entries else self._count
+        gone = [digest for digest, at in self._announced.items() if at < oldest]
+        for digest in gone:
+            del self._announced[digest]
+            self._hotkeys.pop(digest, None)
+        return len(gone)
+
     async def metagraph(self) -> Metagraph | None:
         return self._metagraph
 
@@ -134,8 +154,9 @@ class MemoryHistory:
     ) -> StreamId | None:
         self._check(lease)
         self._metagraph = metagraph
-        self._hotkeys.update({hotkey_digest(h): h for h in metagraph.hotkeys})
-        return self._add(event) if event else None
+        place = self._add(event) if event else None
+        self._announce(metagraph.hotkeys)
+        return place
 
     async def load(self, fold: str) -> Checkpoint | None:
         found = self._checkpoints.get(fold)

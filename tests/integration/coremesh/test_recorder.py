@@ -116,7 +116,7 @@ def test_the_spool_is_bounded(tmp_path: Path) -> None:
     spool.put(kept[1])
     with pytest.raises(SpoolFull):
         spool.put(kept[2])
-    spool.drop(kept[0])
+    spool.drop(kept[0].event.id)
     spool.put(kept[2])
     assert [s.event.id for s in spool.oldest(10)] == sorted([kept[1].event.id, kept[2].event.id])
     tiny = Spool(tmp_path / "tiny", max_bytes=10)
@@ -132,7 +132,8 @@ def test_a_damaged_file_is_set_aside(tmp_path: Path) -> None:
     again = Spool(tmp_path)
     assert len(again) == 2
     assert again.oldest(10) == [good]
-    assert len(again) == 1
+    assert (len(again), again.set_aside) == (1, 1)
+    assert Spool(tmp_path).set_aside == 1
     assert [path.suffix for path in sorted(tmp_path.iterdir())] == [".unreadable", ".event"]
 
 
@@ -169,11 +170,11 @@ async def test_a_disk_that_fails_ends_nothing_and_is_tried_again(tmp_path: Path)
     class Failing(Spool):
         fails = 3
 
-        def drop(self, spooled: Spooled) -> None:
+        def drop(self, event_id: str) -> None:
             self.fails -= 1
             if self.fails >= 0:
                 raise OSError(errno.EROFS, "read-only file system")
-            super().drop(spooled)
+            super().drop(event_id)
 
     history, spool = MemoryHistory(), Failing(tmp_path)
     spool.put(Spooled(make_event({1: 0.5}), None, []))
@@ -196,10 +197,10 @@ class ReadOnly(Spool):
             raise OSError(errno.EROFS, "read-only file system")
         super().put(spooled)
 
-    def drop(self, spooled: Spooled) -> None:
+    def drop(self, event_id: str) -> None:
         if self.read_only:
             raise OSError(errno.EROFS, "read-only file system")
-        super().drop(spooled)
+        super().drop(event_id)
 
 
 async def test_a_disk_that_became_read_only_loses_no_event_while_redis_is_there(tmp_path: Path) -> None:
@@ -226,6 +227,73 @@ async def test_a_disk_that_became_read_only_loses_no_event_while_redis_is_there(
     await asyncio.gather(running, return_exceptions=True)
 
 
+async def test_a_file_that_the_disk_does_not_give_keeps_none_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history, spool = MemoryHistory(), Spool(tmp_path)
+    events = [make_event({1: 0.5}) for _ in range(3)]
+    for event in events:
+        spool.put(Spooled(event, None, []))
+    bad = sorted(event.id for event in events)[0]
+    read_bytes, works = Path.read_bytes, False
+
+    def read(path: Path) -> bytes:
+        if path.stem == bad and not works:
+            raise OSError(errno.EIO, "input/output error")
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+    recorder = Recorder(history, spool, retry_every=timedelta(milliseconds=5))
+    assert (recorder.waiting, recorder.set_aside) == (3, 0)
+    running = asyncio.create_task(recorder.run())
+    await wait_until(lambda: recorder.waiting == 0 and recorder.set_aside == 1)
+    later = make_event({1: 0.5})
+    await recorder.record(later, None, [])
+    good = sorted(event.id for event in (*events, later) if event.id != bad)
+    await wait_until(lambda: same(history, good))
+    # The disk is mended, and it comes home by itself.
+    works = True
+    await wait_until(lambda: same(history, sorted([*good, bad])))
+    await wait_until(lambda: (recorder.waiting, recorder.set_aside, list(tmp_path.iterdir())) == (0, 0, []))
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def same(history: MemoryHistory, ids: list[str]) -> bool:
+    return sorted(entry.event.id for entry in await history.tail(100)) == ids
+
+
+def test_what_is_damaged_on_a_read_only_disk_keeps_none_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = Spooled(make_event({1: 0.5}), None, [])
+    Spool(tmp_path).put(good)
+    (tmp_path / "00000000000000000000000000.event").write_bytes(b"garbage")
+
+    def read_only(path: Path, target: Path) -> None:
+        raise OSError(errno.EROFS, "read-only file system")
+
+    monkeypatch.setattr(Path, "rename", read_only)
+    spool = Spool(tmp_path)
+    assert spool.oldest(1) == [good]
+    assert (len(spool), spool.set_aside) == (1, 1)
+
+
+def test_what_the_process_lacks_says_nothing_about_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path)
+    spool.put(Spooled(make_event({1: 0.5}), None, []))
+
+    def none_left(path: Path) -> bytes:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(Path, "read_bytes", none_left)
+    with pytest.raises(OSError, match="too many open files"):
+        spool.oldest(10)
+    assert (len(spool), spool.set_aside) == (1, 0)
+
+
 async def test_an_event_that_fits_nowhere_is_told(tmp_path: Path) -> None:
     class Away(MemoryHistory):
         async def append(
@@ -250,6 +318,31 @@ async def test_an_id_is_remembered_for_as_long_as_it_is_sent_again(server: Redis
         await history.append(event, None, [])
         assert client.ttl(seen) > 3600
     assert await history.length() == 1
+    await history.close()
+
+
+async def test_what_a_process_left_behind_that_was_away_for_days_counts_once(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    history = RedisHistory(server.url, 1)
+    now_ms, day_ms = time.time_ns() // 1_000_000, 24 * 3_600_000
+    old = [make_event({1: 0.5}, event_id=new_event_id(now_ms - (4 + n) * day_ms)) for n in range(3)]
+    young = make_event({1: 0.5})
+    # It was killed when Redis had the first, and before the file was deleted. Its id is forgotten since.
+    await history.append(old[0], None, [])
+    spool = Spool(tmp_path)
+    for event in (*old, young):
+        spool.put(Spooled(event, None, []))
+    with redis.Redis.from_url(server.url) as client:
+        client.delete(*client.keys("*seen:*"))
+        # Events of the time of the last are trimmed, and perhaps it with them.
+        client.set(history.keys.trimmed, f"{now_ms - 6 * day_ms + 1}-0")
+    recorder = Recorder(history, spool)
+    await recorder.drain()
+    found = [entry.event.id for entry in await history.read(ORIGIN, 100)]
+    assert sorted(found) == sorted([old[0].id, old[1].id, young.id])
+    assert [path.name for path in tmp_path.iterdir()] == [f"{old[2].id}.unsure"]
+    assert (recorder.waiting, recorder.set_aside) == (0, 1)
     await history.close()
 
 

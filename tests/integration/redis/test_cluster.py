@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -15,7 +16,7 @@ from coremesh.history.callers import RedisCallers
 from coremesh.history.probe import probe
 from coremesh.history.redis import RedisHistory
 from coremesh.metagraph import Metagraph, Neuron, difference
-from coremesh.types import ORIGIN
+from coremesh.types import ORIGIN, hotkey_digest
 from tests.events import hotkey, make_event
 from tests.integration.redis.servers import Server, cluster
 from tests.wait import wait_until
@@ -92,6 +93,11 @@ async def test_a_subnet_lives_whole_with_one_member(
     assert await history.trimmed() == place
     assert await history.renew(lease, timedelta(seconds=30))
     member = holder(members, history.keys.events)
+    member.client().hset(history.keys.hotkeys, "7", "of before hotkeys had a time")  # pyright: ignore
+    assert await history.forget_hotkeys([]) == 0
+    await asyncio.sleep(0.005)
+    assert await history.forget_hotkeys([7], timedelta(0)) == 2
+    assert set(await history.resolve([7, hotkey_digest(hotkey(0))])) == {7, hotkey_digest(hotkey(0))}
     ours = {key for server in members for key in _keys(server) if f"{{{netuid}}}" in key}
     assert len(ours) >= 8
     assert ours <= _keys(member)

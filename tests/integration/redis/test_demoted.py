@@ -153,6 +153,19 @@ async def has(look: Callable[[], Awaitable[list[str]]], wanted: list[str]) -> bo
     return await look() == wanted
 
 
+async def test_hotkeys_of_before_they_had_a_time_are_forgotten_later(redis_url: str) -> None:
+    history = RedisHistory(redis_url, 1)
+    client: Any = redis.Redis.from_url(redis_url)
+    client.hset(history.keys.hotkeys, mapping={str(n): f"hotkey {n}" for n in range(2500)})
+    assert await history.forget_hotkeys([7]) == 0
+    assert client.zcard(history.keys.announced) == 2500
+    await asyncio.sleep(0.005)
+    assert await history.forget_hotkeys([7], timedelta(0)) == 2499
+    assert await history.resolve([6, 7]) == {7: "hotkey 7"}
+    assert (client.hlen(history.keys.hotkeys), client.zcard(history.keys.announced)) == (1, 1)
+    await history.close()
+
+
 async def test_hotkeys_that_a_failover_lost_come_again(redis_url: str) -> None:
     history = RedisHistory(redis_url, 1, known_for=timedelta(milliseconds=50))
     hotkey = "5C4hrfjw9DjXZTzV3MwzrrAr9P1MJhSrvWGWqi1eSuyUpnhM"

@@ -21,7 +21,7 @@ from coremesh.history.probe import probe
 from coremesh.history.redis import RedisHistory
 from coremesh.settings import RedisSettings, load
 from coremesh.settings.redisurl import RedisAddress, parse_address
-from coremesh.types import ORIGIN
+from coremesh.types import ORIGIN, hotkey_digest
 from tests.events import hotkey, make_event
 from tests.integration.redis.servers import Server
 
@@ -109,6 +109,7 @@ async def test_all_that_coremesh_does_works_for_its_acl_user_over_tls(tls_port: 
     assert lease is not None
     await history.save("scores", Checkpoint(last_id=place, state=b"s", format="f"), lease, ORIGIN)
     assert await history.trim(0, ("scores",)) == 1
+    assert await history.forget_hotkeys([hotkey_digest(hotkey(1))]) == 0
     await history.release(lease)
     await history.close()
     facts = await asyncio.to_thread(probe, redis_settings.address, timedelta(seconds=20))

@@ -82,6 +82,18 @@ def test_a_mortal_extrinsic_dies_with_its_era(make_bench: Make):
         bench.chain.submit(stale)
 
 
+def test_what_waits_for_a_nonce_that_never_comes_leaves_when_its_era_ends(make_bench: Make):
+    bench = make_bench()
+    bench.blocks(16)
+    told: list[Any] = []
+    for nonce in range(1, 1 + MAX_NONCE_GAP):
+        bench.chain.submit(_remark(bench, nonce=nonce, era={"period": 8, "current": 16}), told.append)
+    bench.blocks(23 - bench.chain.number)  # the last of the era
+    assert (told, len(bench.chain.pool)) == ([], MAX_NONCE_GAP)
+    bench.blocks(1)
+    assert (told, len(bench.chain.pool)) == (["invalid"] * MAX_NONCE_GAP, 0)
+
+
 def test_a_waiting_extrinsic_is_dropped_when_its_era_ends(make_bench: Make):
     bench = make_bench()
     bench.blocks(16)

@@ -17,7 +17,9 @@ import pytest
 import typer.main
 from rich.console import Console
 
+from coremesh.cli.client import refused
 from coremesh.cli.main import app
+from coremesh.command import exit_code
 from coremesh.progress import progress, waiting
 from tests.unit.cli.conftest import Cli
 
@@ -67,14 +69,14 @@ def test_the_commands_are_all_there() -> None:
 AWAY = {"COREMESH_MESH_" + name + "_URL": "http://127.0.0.1:1" for name in ("QUERIER", "WEIGHTS", "GATING")}
 
 
-@pytest.mark.parametrize("words", [("scores",), ("weights",), ("ask", "Why?")])
+@pytest.mark.parametrize("words", [("scores",), ("weights",), ("ask", "Why?"), ("explain", "1")])
 def test_an_error_is_a_sentence_a_remedy_and_a_code(cli: Cli, words: tuple[str, ...]) -> None:
     done = cli(*words, **AWAY)
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (4, "")
     line = r"coremesh: the \w+ service does not answer at http://127\.0\.0\.1:1: no connection\. Is the mesh up\?"
     assert re.fullmatch(line + r" .* \[service_unavailable\]\n", done.stderr), done.stderr
     as_json = cli(*words, "--json", **AWAY)
-    assert as_json.returncode == 1
+    assert as_json.returncode == 4
     assert json.loads(as_json.stdout).keys() == {"code", "message", "remedy"}
 
 
@@ -114,7 +116,13 @@ def test_a_wrong_line_is_told_in_one(cli: Cli, words: tuple[str, ...], said: str
 @pytest.mark.parametrize("flag", [["--config=mine.toml"], ["--config", "mine.toml"], []])
 @pytest.mark.parametrize(
     "words",
-    [("reward", "compare"), ("replay",), ("history", "export", "--to=out"), ("explain", "1", "--offline")],
+    [
+        ("reward", "compare"),
+        ("replay",),
+        ("history", "export", "--to=out"),
+        ("explain", "1", "--offline"),
+        ("backtest",),
+    ],
 )
 def test_a_command_reads_the_settings_file_that_it_was_given(
     cli: Cli, tmp_path: Path, words: tuple[str, ...], flag: list[str]
@@ -123,7 +131,8 @@ def test_a_command_reads_the_settings_file_that_it_was_given(
     for file, port in ((".devnet/coremesh.toml", 1), ("mine.toml", 2)):
         (tmp_path / file).write_text(f'[redis]\nurl = "redis://127.0.0.1:{port}/0"\n')
     ended = cli(*words, *flag)
-    assert ended.returncode == 1
+    # Not 1: a job must tell what differs from what could not be looked at.
+    assert ended.returncode == (1 if words[0] == "reward" else 4)
     assert f"127.0.0.1:{2 if flag else 1}" in ended.stderr
 
 
@@ -243,3 +252,17 @@ def test_progress_is_shown_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) 
     with progress("working", 3, for_programs) as advance, waiting("waiting", for_programs):
         advance(2)
     assert for_programs.file.getvalue() == ""  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "ends"),
+    [
+        (503, "history_unavailable", 4),
+        (504, "deadline_exceeded", 4),
+        (404, "not_found", 1),
+        (500, "fault", 1),
+    ],
+)
+def test_a_service_that_cannot_look_is_no_finding(status: int, code: str, ends: int) -> None:
+    error = refused({"code": code, "message": "said so", "remedy": "Wait."}, status)
+    assert (error.code, exit_code(error)) == (code, ends)

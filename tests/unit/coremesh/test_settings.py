@@ -99,6 +99,19 @@ def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "hunter2" not in caught.value.message
 
 
+@pytest.mark.parametrize("name", ["gating", "reward", "weights", "querier", "trainer"])
+@pytest.mark.parametrize(
+    "url", ["reward:8082", "reward", "", "http:/reward:8082", "http://reward:80x", "ftp://reward"]
+)
+def test_an_address_of_a_service_without_a_scheme_is_refused_at_once(name: str, url: str) -> None:
+    with pytest.raises(BadSetting) as caught:
+        load([MeshSettings], [f"--mesh.{name}_url={url}"])
+    assert f"--mesh.{name}_url" in caught.value.message
+    assert "http://reward:8082" in caught.value.message + caught.value.remedy
+    for fine in ("http://reward:8082/", "https://mesh.example/reward", "http://[::1]:8082"):
+        load([MeshSettings], [f"--mesh.{name}_url={fine}"])
+
+
 def test_settings_are_frozen() -> None:
     weights = load([WeightsSettings])[WeightsSettings]
     with pytest.raises(ValidationError):

@@ -18,8 +18,9 @@ from coremesh.events import Event
 from coremesh.history import Checkpoint
 from coremesh.types import StreamId
 from services.weights import scores
-from services.weights.backtest import Backtest, backtest, spearman
+from services.weights.backtest import Backtest, Ranked, backtest, spearman
 from services.weights.backtesting import plot, rule_of_text, show
+from services.weights.exact import Floats, Indices
 from services.weights.fold import NAME, ScoreFold
 from services.weights.rules import Rule, ShrunkZ, SoftmaxEma
 from services.weights.scores import ScoreState
@@ -92,7 +93,7 @@ async def test_rules_differ_as_they_should() -> None:
     assert 4 not in fast.weights
     assert fast.churn is not None
     assert slow.churn is not None
-    assert max(fast.churn_by_epoch) > max(slow.churn_by_epoch)
+    assert max(moves(fast)) > max(moves(slow))
     assert len(fast.churn_by_epoch) == 4
     assert slow.spearman_reward == pytest.approx(0.9486832980505138)
     assert [(p.one, p.two, p.top_overlap) for p in found.pairs] == [
@@ -101,6 +102,41 @@ async def test_rules_differ_as_they_should() -> None:
         ("slow", "z", 1.0),
     ]
     assert found.pairs[0].spearman == pytest.approx(1.0)
+
+
+def moves(one: Ranked) -> list[float]:
+    return [change for change in one.churn_by_epoch if change is not None]
+
+
+class Late(SoftmaxEma):
+    """Has no weights before 25 events."""
+
+    def scores(self, moving: Floats, successes: Indices, failures: Indices) -> Floats:
+        found = super().scores(moving, successes, failures)
+        return found if successes.max(initial=0) > 25 else np.zeros_like(found)
+
+
+async def test_epochs_of_rules_stand_beside_each_other() -> None:
+    # Epochs 0, 100, 200 and, after two without any event, 500, 600 and 700.
+    events = [
+        make_event({0: 3.0, 1: 2.0} if n < 30 else {0: 2.0, 1: 3.0}, block=n * 10 + 200 * (n >= 30))
+        for n in range(60)
+    ]
+    found = await backtest(
+        held(events, RULES["fast"]), {"fast": RULES["fast"], "late": Late(0.5)}, epoch_blocks=100
+    )
+    assert found.epochs == [0, 100, 200, 500, 600]
+    fast, late = found.rules
+    assert len(fast.churn_by_epoch) == len(found.epochs) - 1
+    assert late.churn_by_epoch == [None, None, *fast.churn_by_epoch[2:]]
+    # The best two change places in the epoch of block 500.
+    assert fast.churn_by_epoch[2] == max(moves(fast))
+    assert (fast.churn, late.churn) == (np.mean(moves(fast)), np.mean(moves(late)))
+    # Whatever stands first.
+    again = await backtest(
+        held(events, RULES["fast"]), {"late": Late(0.5), "fast": RULES["fast"]}, epoch_blocks=100
+    )
+    assert [asdict(one) for one in reversed(again.rules)] == [asdict(one) for one in found.rules]
 
 
 async def test_it_is_shown_as_tables_json_and_a_picture(tmp_path: Path) -> None:

@@ -1,16 +1,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from datetime import timedelta
 
 import pytest
 from prometheus_client import REGISTRY
 
 from coremesh.history import Checkpoint
+from coremesh.history.keys import HOTKEY_MARGIN
+from coremesh.metagraph import Metagraph, Neuron
 from coremesh.settings import ChainSettings, WeightsSettings
-from coremesh.types import ORIGIN
+from coremesh.types import ORIGIN, hotkey_digest
 from services.weights.engine import Engine, FoldStuck
+from services.weights.hotkeys import Forgetter
 from services.weights.metrics import EPOCHS_MISSED
+from services.weights.state import ScoreState
 from tests.events import hotkey, make_event
 from tests.fakes.history import MemoryHistory
 from tests.unit.weights.fake_chain import FakeChain
@@ -71,6 +76,35 @@ async def test_the_leader_trims_what_was_folded() -> None:
     assert [type(e) for e in await asyncio.gather(*tasks, return_exceptions=True)] == [
         asyncio.CancelledError
     ] * 3
+
+
+async def test_the_leader_forgets_hotkeys_that_nothing_needs() -> None:
+    class Forgetful(MemoryHistory):
+        async def forget_hotkeys(self, keep: Collection[int], margin: timedelta = HOTKEY_MARGIN) -> int:
+            return await super().forget_hotkeys(keep, timedelta(0))
+
+    history = Forgetful()
+    named = {
+        name: hotkey_digest(hotkey(uid)) for uid, name in enumerate(("gone", "scored", "former", "there"))
+    }
+    for uid in range(3):
+        await history.append(make_event({uid: 0.5}), None, [hotkey(uid)])
+    lease = await history.acquire("weights", "me", timedelta(seconds=60))
+    assert lease is not None
+    neuron = Neuron(uid=3, hotkey=hotkey(3), coldkey="c", stake=1.0, permit=False)
+    metagraph = Metagraph(netuid=1, block=1, time_ms=1, neurons=(neuron,))
+    await history.publish(metagraph, None, lease)
+    await history.save("scores", Checkpoint(last_id=await history.last_id(), state=b""), lease, ORIGIN)
+    assert await history.trim(0, ("scores",)) == 3
+    await history.append(make_event({3: 0.5}), None, [])
+    state = ScoreState()
+    state.resize(2)
+    state.reset(1, named["scored"], 1)
+    state.retire(1, named["former"])
+    forgetter = Forgetter(history)
+    assert await forgetter.step(state, metagraph) == 1
+    assert set(await history.resolve(list(named.values()))) == set(named.values()) - {named["gone"]}
+    assert await forgetter.step(ScoreState(), None) == 0, "not before a day has passed"
 
 
 async def test_a_missed_epoch_is_counted_and_a_set_one_is_not() -> None:
