@@ -24,7 +24,7 @@ import transformers
 
 from benchmarks import reward_data as data
 from benchmarks.reward_ideal import ideal_flops, peak
-from benchmarks.reward_infinity import Infinity
+from benchmarks.reward_infinity import DEFAULT, SMALL, Infinity
 from benchmarks.reward_original import LONGEST, SHIFT, Plain, difference
 from services.reward.engine import Classifier, Group, load_classifier
 
@@ -133,19 +133,21 @@ def encoder(name: str, path: Path, errors: list[float], infinity: Infinity | Non
 
 
 def beside_infinity(engine: Classifier, path: Path, groups: list[Group], infinity: Infinity) -> None:
-    """Rounds that alternate, infinity at the batch size that was the better one in a round before."""
+    """Rounds that alternate, with infinity at its default batch size and at a small one."""
     ours: list[float] = []
-    theirs: list[float] = []
+    theirs: list[dict[int, float]] = []
     with infinity.serving(path, [(g.prompt, list(g.completions)) for g in groups]) as running:
-        running.choose()
+        running.warm()
         for number in range(ROUNDS):
             started = time.process_time()
             count = _count(engine, groups)
             ours.append(count / (time.process_time() - started))
-            theirs.append(running.rate())
-            note(f"  round {number + 1} engine: {ours[-1]:.2f}, infinity-emb: {theirs[-1]:.2f} completions/s")
-    ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
-    emit("bert_vs_infinity", statistics.median(ours), "completions/s", statistics.median(theirs), ratio)
+            theirs.append(running.rates())
+            note(f"  round {number + 1} engine: {ours[-1]:.2f}, infinity-emb: {theirs[-1]} completions/s")
+    for metric, batch in (("bert_vs_infinity", DEFAULT), (f"bert_vs_infinity.batch{SMALL}", SMALL)):
+        rates = [found[batch] for found in theirs]
+        ratio = statistics.median(a / b for a, b in zip(ours, rates, strict=True))
+        emit(metric, statistics.median(ours), "completions/s", statistics.median(rates), ratio)
 
 
 def _count(engine: Classifier, groups: list[Group]) -> int:

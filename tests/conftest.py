@@ -8,12 +8,16 @@ from pathlib import Path
 
 import pytest
 import redis
+from hypothesis import settings
 
 from coremesh.history.redis import RedisHistory
 from tests.redis_server import RedisServer
 
 # Kernels for GPUs are interpreted. Triton looks at it when it is imported, by whomever.
 os.environ["TRITON_INTERPRET"] = "1"
+# How long an example takes says nothing on a shared machine.
+settings.register_profile("coremesh", deadline=None)
+settings.load_profile("coremesh")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

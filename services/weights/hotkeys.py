@@ -26,6 +26,8 @@ class Forgetter:
 
     async def step(self, state: ScoreState, metagraph: Metagraph | None) -> int:
         """Forget if it is time. Gives the number forgotten. Raises HistoryUnavailable: then it is tried again."""
+        if metagraph is None or not state.size:  # what is needed is not known yet
+            return 0
         if (now := time.monotonic()) < self._next_s:
             return 0
         forgotten = await self._history.forget_hotkeys(needed(state, metagraph))

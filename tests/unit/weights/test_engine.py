@@ -102,9 +102,13 @@ async def test_the_leader_forgets_hotkeys_that_nothing_needs() -> None:
     state.reset(1, named["scored"], 1)
     state.retire(1, named["former"])
     forgetter = Forgetter(history)
+    assert await forgetter.step(state, None) == await forgetter.step(ScoreState(), metagraph) == 0, (
+        "too early to say"
+    )
     assert await forgetter.step(state, metagraph) == 1
     assert set(await history.resolve(list(named.values()))) == set(named.values()) - {named["gone"]}
-    assert await forgetter.step(ScoreState(), None) == 0, "not before a day has passed"
+    state.reset(1, named["there"], 2)
+    assert await forgetter.step(state, metagraph) == 0, "not before a day has passed"
 
 
 async def test_a_missed_epoch_is_counted_and_a_set_one_is_not() -> None:
