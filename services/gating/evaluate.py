@@ -16,8 +16,8 @@ from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
 from coremesh import tables
-from coremesh.command import Parser, positive, say, writing
-from coremesh.errors import BadModel, BadSetting, CoremeshError
+from coremesh.command import Parser, exit_code, positive, say, writing
+from coremesh.errors import BadSetting, CoremeshError
 from coremesh.history.protocol import Entry, History
 from coremesh.history.redis import RedisHistory
 from coremesh.modelfiles import resolve_model
@@ -29,7 +29,7 @@ from services.gating.contest import CONTESTANTS, Contest, contestant, standard_e
 from services.gating.encoder import SentenceEncoder, TextEncoder, choose_device
 from services.gating.learning import prompt_text, told
 
-DONE, FAILED, BAD_SETTING, NOTHING = 0, 1, 2, 3
+DONE, NOTHING = 0, 3
 PAGE = 256
 HELP = """Replay recorded events through several rules side by side. Each rule chooses before it learns; the reward of
 its choice is estimated by inverse propensity from the events whose miners were drawn at random."""
@@ -238,7 +238,7 @@ EVALUATED = ("reward", "lead", "of best", "behind", "CPU s")
 
 
 def main(argv: Sequence[str]) -> int:
-    """The command. Gives the exit code: 0; 1 when Redis is away; 2 for a bad setting; 3 when nothing was judged."""
+    """The command. Gives the exit code: 0; 2 for a bad setting; 3 when nothing was judged; 4 when Redis is away."""
     arguments, words = _parser().parse_known_args(list(argv))
     if arguments.history:
         words.append(f"--redis.url={arguments.history}")
@@ -255,7 +255,7 @@ def main(argv: Sequence[str]) -> int:
             plot(found, arguments.plot)
     except CoremeshError as error:
         say(error, "evaluate")
-        return BAD_SETTING if isinstance(error, BadSetting | BadModel) else FAILED
+        return exit_code(error)
     if arguments.json:
         print(json.dumps(asdict(found)))
     else:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from coremesh import tables
-from coremesh.command import say
-from coremesh.errors import BadSetting, CoremeshError
+from coremesh.command import exit_code, say
+from coremesh.errors import CoremeshError
 from coremesh.events import ForwardEvent
 from coremesh.history.protocol import History
 from coremesh.history.redis import RedisHistory
@@ -28,14 +28,14 @@ ALPHA = 0.99
 """What a score keeps with every event, as the original's moving average does."""
 PAGE = 1000
 MOST_SHOWN = 20
-DONE, FAILED, BAD_SETTING = 0, 1, 2
+DONE = 0
 HELP = """usage: coremesh reward compare [--json] [--redis.url URL] [--chain.netuid N] [--config FILE]
 
 Compares every shadow stack with the stack that counts, over the events in which both have spoken: how often
 they agree, the rank correlation of their rewards, and the weights that either would have given (each event's
 softmax, averaged with alpha 0.99 and normalised; failures count 0).
 
-exit code: 0 done (also when no shadow stack has spoken), 1 the history cannot be read, 2 a bad setting"""
+exit code: 0 done (also when no shadow stack has spoken), 2 a bad setting, 4 Redis does not answer"""
 
 
 @dataclass(slots=True)
@@ -199,7 +199,7 @@ def main(argv: Sequence[str]) -> int:
         found = asyncio.run(_run(settings[RedisSettings], settings[ChainSettings].netuid))
     except CoremeshError as error:
         say(error, "reward compare")
-        return BAD_SETTING if isinstance(error, BadSetting) else FAILED
+        return exit_code(error)
     if as_json:
         print(json.dumps([asdict(one) for one in found]))
     else:

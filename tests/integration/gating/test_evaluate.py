@@ -117,7 +117,7 @@ async def test_the_command_prints_the_table_as_json_and_draws_the_curve(
     ("words", "code", "says"),
     [
         (["--rules", "luck"], 2, "--rules: got luck. It takes bayes,"),
-        (["--history", "redis://127.0.0.1:1/0"], 1, "evaluate: "),
+        (["--history", "redis://127.0.0.1:1/0"], 4, "evaluate: "),
         (["--gating.encoder=/nowhere"], 2, "/nowhere"),
         (["--gating.colour=red"], 2, "gating.colour"),
     ],

@@ -83,7 +83,7 @@ def test_nothing_recorded_and_nothing_there(redis_url: str):
     empty = run(redis_url, "--json")
     assert (empty.returncode, json.loads(empty.stdout)) == (0, [])
     assert "COREMESH_REWARD_SHADOW" in run(redis_url).stdout
-    assert run("unix:///nowhere/redis.sock").returncode == 1
+    assert run("unix:///nowhere/redis.sock").returncode == 4
     assert run(redis_url, "--no.such=1").returncode == 2
 
 
