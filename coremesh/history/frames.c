@@ -34,7 +34,7 @@ typedef struct {
     int64_t last_size;
 } Page;
 
-enum { VERSION = 4 };
+enum { VERSION = 5 };
 enum { MORE = 0, DONE = 1, FULL = 2, CLOSED = 3, LATE = 4, SOME = 5, ODD = -1, BROKEN = -2 };
 
 /* A line of `kind` and a number below 2^31. Gives the place after it, 0 when more bytes are needed, -1 for another. */
@@ -144,9 +144,9 @@ static int given(Page *page)
 }
 
 /* Take a reply from a socket that does not block, waiting at most `wait_ms` for every piece. What is framed goes to
- * `take`, `piece` bytes or more at a time, and is forgotten. DONE: the reply is complete. SOME: at least `piece` bytes
- * are framed, or no more fit, and not all of it was taken. FULL: more room is needed for one entry. After the last two
- * another call goes on. BROKEN: errno says why. */
+ * `take` as it comes, while it is still in the processor's nearest cache, and is forgotten. DONE: the reply is complete.
+ * SOME: `take` left some of it, or there is no `take` and at least `piece` bytes are framed, or no more fit. FULL: more
+ * room is needed for one entry. After the last two another call goes on. BROKEN: errno says why. */
 EXPORT int64_t coremesh_receive(Page *page, int64_t socket, int64_t wait_ms, int64_t piece)
 {
     while (1) {
@@ -172,7 +172,7 @@ EXPORT int64_t coremesh_receive(Page *page, int64_t socket, int64_t wait_ms, int
         } else if (room && errno != EINTR) {
             return BROKEN;
         }
-        if (page->filled == page->room || (page->count && page->at >= piece)) {
+        if (page->filled == page->room || (page->count && (page->take || page->at >= piece))) {
             int64_t count = page->count;
             if (!given(page))
                 return count ? SOME : FULL;

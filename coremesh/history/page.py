@@ -25,14 +25,12 @@ LEAST_SPACE = 1 << 17
 """Less than this is not worth asking a socket for."""
 PIECE = ROOM >> 1
 """Bytes of events that are worth taking from a page at once: half of a common core's own cache."""
-TAKERS_PIECE = 1
-"""Bytes of events that are worth giving to a taker: what has just come is still in the processor's nearest cache."""
 LONGEST_ID = 64
 
 _frames = compiled.load(
     Path(__file__).parent,
     "_frames",
-    version=4,
+    version=5,
     functions=("coremesh_frames", "coremesh_forget", "coremesh_receive"),
 )
 _DONE, _FULL, _CLOSED, _LATE, _SOME, _ODD = 1, 2, 3, 4, 5, -1
@@ -157,7 +155,7 @@ class Page:
                 ctypes.byref(self._page),
                 ctypes.c_int64(socket),
                 ctypes.c_int64(wait_ms),
-                ctypes.c_int64(TAKERS_PIECE if self._taker else PIECE),
+                ctypes.c_int64(PIECE),
             )
             if found in (_DONE, _SOME):
                 return found == _DONE

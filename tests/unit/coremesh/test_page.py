@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coremesh.events import decode, encode
-from coremesh.history.page import LEAST_SPACE, ROOM, TAKERS_PIECE, OddReply, Page, has_pages
+from coremesh.history.page import LEAST_SPACE, PIECE, ROOM, OddReply, Page, has_pages
 from coremesh.types import ORIGIN
 from tests.events import make_event
 from tests.pages import feed, fill, reply
@@ -126,12 +126,14 @@ class Most:
 
 
 @pytest.mark.parametrize("most", [0, 1, 7, 150, 299, 300, 1000])
-@pytest.mark.parametrize("size", [10, 3_000, 60_000, TAKERS_PIECE + 1])
-def test_a_taker_is_given_what_comes_and_python_the_rest(most: int, size: int) -> None:
+@pytest.mark.parametrize(
+    ("size", "n"), [(10, 300), (3_000, 300), (60_000, 300), (PIECE + 1, 8), (ROOM + 1, 8)]
+)
+def test_a_taker_is_given_what_comes_and_python_the_rest(most: int, size: int, n: int) -> None:
     ours, theirs = socket.socketpair()
     ours.settimeout(5)
-    entries = [(f"{n}-1", b"%06d" % n + bytes(size)) for n in range(300)]
-    page, taker = Page(300), Most(most)
+    entries = [(f"{i}-1", b"%06d" % i + bytes(size)) for i in range(n)]
+    page, taker = Page(n), Most(most)
     page.taker = taker
     rest: list[bytes] = []
     with ours, theirs:
@@ -146,8 +148,8 @@ def test_a_taker_is_given_what_comes_and_python_the_rest(most: int, size: int) -
             page.forget()
             assert (page.come, page.first, page.count) == (0, 0, 0)
         sender.join()
-    assert come == 300
-    assert len(taker.taken) == min(most, 300)
+    assert come == n
+    assert len(taker.taken) == min(most, n)
     assert taker.taken + rest == [event for _, event in entries]
 
 
@@ -156,7 +158,7 @@ def test_what_a_taker_had_is_known_when_the_connection_ends() -> None:
     ours.settimeout(5)
     page, taker = Page(10), Most(10)
     page.taker = taker
-    whole = reply([(f"{n}-0", b"%d" % n + bytes(TAKERS_PIECE)) for n in range(4)])
+    whole = reply([(f"{n}-0", b"%d" % n + bytes(PIECE)) for n in range(4)])
     with ours, theirs:
         sender = threading.Thread(target=theirs.sendall, args=(whole[: 5 * len(whole) // 8],))
         sender.start()
