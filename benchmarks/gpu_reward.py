@@ -137,9 +137,9 @@ def measured_parts(name: str, engine: Classifier, groups: list[Group], args: Any
 
 
 def kernels(args: Any) -> None:
-    """What became of each fused kernel on this device."""
+    """What became of each of the engine's own kernels on this device."""
     device = torch.device(args.device)
-    for step in ("norm_rotate", "gated", "add_norm", "disentangled"):
+    for step in fused.steps(device):
         found = fused.verdict(step, device, engine_dtype(args))
         print(f"{step}: {found.why}", file=sys.stderr)
         emit(f"kernel.{step}", (found.speedup or 0.0) if found.kernel else 0.0, "plain/fused")

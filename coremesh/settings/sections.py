@@ -208,7 +208,7 @@ class RewardSettings(Section):
         "float32", description="precision of the models' weights"
     )
     fused: bool = Field(
-        True, description="on a GPU, use kernels of our own where they prove right and faster (needs Triton)"
+        True, description="use kernels of our own where they prove right and faster (on a GPU: Triton)"
     )
     threads: int = Field(1, ge=1, le=256, description="CPU threads of the models")
     step_tokens: int = Field(

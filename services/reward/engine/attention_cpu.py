@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import torch
 
-from services.reward.engine.decoder import KeyValue, Shape
+from services.reward.engine import fused
+from services.reward.engine.decoder import Attention, KeyValue, Shape
 from services.reward.engine.linear import onednn_works, product
-from services.reward.engine.plan import Branch, Chunk, Segment
+from services.reward.engine.plan import Branch, Chunk, Segment, chunks
 
 # Queries of one sequence taken at once: beyond this, half of a causal square is computed for nothing.
 ROWS = 128
@@ -171,3 +172,26 @@ class CpuAttention:
             own = weights[:, :, a:b, prefix : prefix + stop - start].flatten(1, 2)
             found[:, :, a:b].add_(torch.bmm(own, v[start:stop].transpose(0, 1)).unflatten(1, (-1, b - a)))
         grouped(out, heads).copy_(found)
+
+
+def attention_of(shape: Shape, like: torch.Tensor) -> Attention:
+    """What a decoder with weights such as `like` attends with on the CPU."""
+    kernel = fused.kernel("attention", like) if shape.width % 16 == 0 else None
+    return (kernel or CpuAttention)(shape)
+
+
+@fused.trial("attention")
+def _try_attention(device: torch.device, dtype: torch.dtype) -> fused.Step:
+    shape = Shape(8, 4, 64, 64)
+    group = [(number, [*range(100), *range(number, 80 + number)]) for number in range(6)]
+    chunk = next(iter(chunks([group], lambda: 1024)))
+    q, k, v = (
+        torch.randn(len(chunk.ids), heads, shape.width, device=device, dtype=dtype) for heads in (8, 4, 4)
+    )
+
+    def step(kernel: fused.Kernel | None) -> torch.Tensor:
+        attention: Attention = (kernel or CpuAttention)(shape)
+        attention.begin(chunk, None)
+        return attention(0, q * 0.2, k, v, read=False)
+
+    return step

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from services.reward.engine import fused
 from services.reward.engine.attention_cpu import head_major, heads_product
 from services.reward.engine.families import Unsupported, activation_of
 from services.reward.engine.linear import LayerNorm, Linear
@@ -84,6 +85,16 @@ class CpuFullAttention:
             out[rows].transpose(0, 1).copy_(heads_product(weights, values, transposed=False))
             start = stop
         return out.flatten(1)
+
+
+def full_attention_of(bert: Bert) -> FullAttention:
+    """What an encoder attends with on the CPU."""
+    if bert.width % 16 or fused.kernel("attention", bert.words) is None:
+        return CpuFullAttention()
+    # Another use of the kernel that was tried; where it is, this is.
+    from services.reward.engine.vectors import VectorFullAttention
+
+    return VectorFullAttention(bert.width)
 
 
 class PackedBert:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from services.reward.engine.attention_cpu import CpuAttention
+from services.reward.engine.attention_cpu import attention_of
 from services.reward.engine.attention_gpu import GpuAttention, GpuFullAttention
 from services.reward.engine.backend import Backend, DecoderBackend, EncoderBackend
-from services.reward.engine.bert import Bert, CpuFullAttention, FullAttention, PackedBert, bert_of
+from services.reward.engine.bert import Bert, FullAttention, PackedBert, bert_of, full_attention_of
 from services.reward.engine.budget import TokenBudget
 from services.reward.engine.deberta import CpuDisentangledAttention, deberta_of
 from services.reward.engine.deberta_gpu import GpuDisentangledAttention
@@ -28,7 +28,7 @@ def decoder_backend(
     """A packed decoder; raises `Unsupported`."""
     decoder = decoder_of(body, head, max_tokens)
     on_cpu = decoder.embedding.device.type == "cpu"
-    attention = (CpuAttention if on_cpu else GpuAttention)(decoder.shape)
+    attention = attention_of(decoder.shape, decoder.embedding) if on_cpu else GpuAttention(decoder.shape)
     return DecoderBackend(PackedDecoder(decoder, attention), read_at)
 
 
@@ -47,7 +47,7 @@ def encoder_model(body: Any, *, first_only: bool, separator: int | None = None) 
         attention = CpuDisentangledAttention(relative) if on_cpu else GpuDisentangledAttention(relative)
     else:
         bert = bert_of(body, first_only=first_only)
-        attention = CpuFullAttention() if on_cpu else GpuFullAttention()
+        attention = full_attention_of(bert) if on_cpu else GpuFullAttention()
     return PackedBert(bert, attention, first_only=first_only, separator=separator)
 
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch.nn import functional
 
-from services.reward.engine.linear import Linear
+from services.reward.engine.linear import Linear, Norm, RMSNorm
 from services.reward.engine.plan import Chunk
 from services.reward.engine.put import put
-from services.reward.engine.steps import gated, norm_rotate
+from services.reward.engine.steps import norm_rotate
 from services.reward.engine.turns import give_way
 
-Norm = Any
 KeyValue = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -50,9 +49,9 @@ class Block:
     qkv: Linear | None  # all but the last layer
     q: Linear | None  # the last layer: queries only where they are read
     kv: Linear | None
-    qk_norm: Norm | None  # all but the last layer: of queries and keys together
-    q_norm: Norm | None  # the last layer
-    k_norm: Norm | None
+    qk_norm: RMSNorm | None  # all but the last layer: of queries and keys together
+    q_norm: RMSNorm | None  # the last layer
+    k_norm: RMSNorm | None
     out: Linear
     gate: Linear | None  # with `up`: a gated MLP
     up: Linear
@@ -130,8 +129,9 @@ class PackedDecoder:
     ) -> torch.Tensor:
         shape = self.decoder.shape
         assert block.qkv is not None
-        h = block.before_attention(x)
-        qkv = block.qkv(h)
+        # Side by side, attention and MLP read the same normed states.
+        h = block.before_attention(x) if block.parallel else None
+        qkv = block.qkv(x, norm=block.before_attention) if h is None else block.qkv(h)
         qk = qkv[:, : shape.q + shape.kv].view(len(x), shape.heads + shape.kv_heads, shape.width)
         v = qkv[:, shape.q + shape.kv :].view(len(x), shape.kv_heads, shape.width)
         qk = norm_rotate(qk, block.qk_norm, rotation, shape.rotary)
@@ -153,35 +153,36 @@ class PackedDecoder:
         assert block.q is not None
         assert block.kv is not None
         number = len(self.decoder.blocks) - 1
-        h = block.before_attention(x)
-        kv = block.kv(h)
+        norm = block.before_attention
+        h = norm(x) if block.parallel else None
+        kv = block.kv(x, norm=norm) if h is None else block.kv(h)
         k = kv[:, : shape.kv].view(len(x), shape.kv_heads, shape.width)
         v = kv[:, shape.kv :].view(len(x), shape.kv_heads, shape.width)
-        x, mine = x[read], h[read]
-        asking = mine if alone else h
-        q = block.q(asking).view(len(asking), shape.heads, shape.width)
+        asking = x if h is None else h
+        asked = block.q(asking[read] if alone else asking, norm=norm if h is None else None)
+        q = asked.view(len(asked), shape.heads, shape.width)
         q = norm_rotate(q, block.q_norm, rotation[read] if alone else rotation, shape.rotary)
         k = norm_rotate(k, block.k_norm, rotation, shape.rotary)
         attended = attention(number, q, k, v, read=alone)
-        return mix(block, x, mine, attended if alone else attended[read])
+        attended = attended if alone else attended[read]
+        return mix(block, x[read], None if h is None else h[read], attended)
 
 
-def mix(block: Block, x: torch.Tensor, h: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
-    """What a layer does after attention: x `[n, hidden]`, h the normed x, attended `[n, heads*width]`.
+def mix(block: Block, x: torch.Tensor, h: torch.Tensor | None, attended: torch.Tensor) -> torch.Tensor:
+    """What a layer does after attention: x `[n, hidden]`, attended `[n, heads*width]`.
 
-    x may be changed, and be what is returned.
+    h is the normed x where attention and MLP stand side by side. x may be changed, and be what is returned.
     """
-    if not block.parallel:
+    if h is None:
         x = block.out.plus(attended, x)
-        return mlp(block, block.before_mlp(x) if block.before_mlp else x, x)
-    h = h if block.before_mlp is None else block.before_mlp(x)
-    return mlp(block, h, block.out.plus(attended, x))
+        return mlp(block, x, x, block.before_mlp)
+    if block.before_mlp is not None:
+        h = block.before_mlp(x)
+    return mlp(block, h, block.out.plus(attended, x), None)
 
 
-def mlp(block: Block, h: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """`x + MLP(h)`; x may be changed, and be what is returned."""
+def mlp(block: Block, h: torch.Tensor, x: torch.Tensor, norm: Norm | None) -> torch.Tensor:
+    """`x + MLP(norm(h))`; x may be changed, and be what is returned."""
     if block.gate is None:
-        return block.down.plus(block.up(h, block.activation), x)
-    if block.gate.packed:
-        return block.down.plus(block.up.times(h, block.gate(h, block.activation)), x)
-    return block.down.plus(gated(block.gate(h), block.up(h), block.activation), x)
+        return block.down.plus(block.up(h, block.activation, norm), x)
+    return block.down.plus(block.up.gated(h, block.gate, block.activation, norm), x)

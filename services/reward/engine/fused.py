@@ -1,14 +1,15 @@
-"""Which fused kernels a GPU gets: those that give what plain torch gives there, and give it sooner.
+"""Which kernels of the engine's own a device gets: those that give what plain torch gives there, and give it sooner.
 
-Each step that has a kernel also has a trial: the step on random input, with a kernel or without. The first use of a
-step on a device tries both. A kernel that cannot be built (no Triton, no C compiler), differs, or is slower is left
-out, and `report` says why; nothing else changes.
+On a GPU they are steps between matrix products (kernels.py), on the CPU products, attention and rotations (products.py,
+vectors.py). Each step that has one also has a trial: the step on random input, with a kernel or without. The first use
+of a step on a device tries them all. A kernel that cannot be had (no Triton, no compiler, another processor), differs,
+or is slower is left out, and `report` says why; nothing else changes.
 """
 
 from __future__ import annotations
 
-import functools
 import statistics
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ Trial = Callable[[torch.device, torch.dtype], Step]
 # How far a kernel may be from plain torch, relative to the largest number: plain torch rounds between its passes.
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 RUNS = 9
+ON_CPU = frozenset({"products", "attention", "norm_rotate"})
+"""The steps for which there is a kernel in C, for fp32 on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,8 @@ def kernel(step: str, like: torch.Tensor) -> Kernel | None:
     """The kernel of a step for tensors such as `like`, None where plain torch is to be used."""
     if _fixed:
         return _fixed[-1].get(step)
-    return verdict(step, like.device, like.dtype).kernel if like.is_cuda else None
+    on_cpu = like.device.type == "cpu" and like.dtype == torch.float32 and step in ON_CPU
+    return verdict(step, like.device, like.dtype).kernel if on_cpu or like.is_cuda else None
 
 
 @contextmanager
@@ -67,6 +71,11 @@ def fixed(kernels: Mapping[str, Kernel]) -> Iterator[None]:
         _fixed.pop()
 
 
+def steps(device: torch.device) -> list[str]:
+    """The steps for which there is a kernel on such a device."""
+    return sorted(ON_CPU if device.type == "cpu" else _trials.keys() - {"products", "attention"})
+
+
 def switch_off() -> None:
     """Plain torch from now on, in this process."""
     _fixed.append({})
@@ -76,7 +85,8 @@ def verdict(step: str, device: torch.device, dtype: torch.dtype) -> Verdict:
     """The verdict on a step; tried at the first call for a device and a type."""
     key = (step, device, dtype)
     if key not in _verdicts:
-        _verdicts[key] = judged(lambda: _kernels()[step], _trials[step], device, dtype)
+        tried = [judged(load, _trials[step], device, dtype) for load in _candidates(step, device)]
+        _verdicts[key] = max(tried, key=lambda v: (v.kernel is not None, v.speedup or 0.0))
     return _verdicts[key]
 
 
@@ -105,7 +115,7 @@ def judged(
         error = float((run(found).float() - wanted).abs().max() / wanted.abs().max())
         if not error <= TOLERANCES[dtype]:
             return Verdict(None, f"plain: the kernel differs by {error:.2g}")
-        clock = seconds or _seconds
+        clock = seconds or (_seconds if device.type == "cuda" else _cpu_seconds)
         # What is recorded of time belongs to the thread's current device too.
         with torch.cuda.device(-1 if device.type != "cuda" or device.index is None else device.index):
             speedup = clock(lambda: run(None)) / clock(lambda: run(found))
@@ -117,11 +127,34 @@ def judged(
     return Verdict(found, f"fused: {speedup:.2f} times as fast", speedup)
 
 
-@functools.cache
-def _kernels() -> dict[str, Kernel]:
-    from services.reward.engine.kernels import KERNELS
+def _candidates(step: str, device: torch.device) -> list[Callable[[], Kernel]]:
+    """Whoever imports them may fail, which says that they are not to be had here."""
+    if device.type == "cpu":
+        from services.reward.engine import products, vectors
 
-    return KERNELS
+        return {
+            "products": [lambda: products.VectorProduct, lambda: products.TileProduct],
+            "attention": [lambda: vectors.VectorAttention],
+            "norm_rotate": [lambda: vectors.norm_rotate_],
+        }[step]
+
+    def load() -> Kernel:
+        from services.reward.engine.kernels import KERNELS
+
+        return KERNELS[step]
+
+    return [load]
+
+
+def _cpu_seconds(call: Callable[[], object]) -> float:
+    """The shortest time of a call on the CPU, which others use too."""
+    call()
+    taken: list[float] = []
+    for _ in range(RUNS):
+        began = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - began)
+    return min(taken)
 
 
 def _seconds(call: Callable[[], object]) -> float:

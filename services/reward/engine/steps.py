@@ -6,7 +6,7 @@ import torch
 
 from services.reward.engine import fused
 from services.reward.engine.fused import Kernel
-from services.reward.engine.linear import LayerNorm, RMSNorm, activate
+from services.reward.engine.linear import LayerNorm, RMSNorm
 
 
 def norm_rotate(x: torch.Tensor, norm: RMSNorm | None, rotation: torch.Tensor, rotary: int) -> torch.Tensor:
@@ -29,9 +29,10 @@ def _norm_rotate(
 
 @fused.trial("norm_rotate")
 def _try_norm_rotate(device: torch.device, dtype: torch.dtype) -> fused.Step:
-    x = torch.randn(4096, 32 * 128, device=device, dtype=dtype)
+    n = 4096 if device.type == "cuda" else 256
+    x = torch.randn(n, 32 * 128, device=device, dtype=dtype)
     norm = RMSNorm(torch.rand(24, 128, device=device, dtype=dtype) + 0.5, 1e-6)
-    angles = torch.randn(4096, 64, device=device)
+    angles = torch.randn(n, 64, device=device)
     rotation = torch.complex(angles.cos(), angles.sin())
     return lambda kernel: _norm_rotate(
         kernel, x.clone()[:, : 24 * 128].view(-1, 24, 128), norm, rotation, 128
@@ -46,24 +47,6 @@ def rotate(x: torch.Tensor, rotation: torch.Tensor, width: int) -> torch.Tensor:
     turned = torch.view_as_complex(x[..., :width].float().unflatten(-1, (-1, 2))) * rotation
     flat = torch.view_as_real(turned).flatten(-2).to(x.dtype)
     return flat if width == x.shape[-1] else torch.cat((flat, x[..., width:]), -1)
-
-
-def gated(gate: torch.Tensor, up: torch.Tensor, activation: str) -> torch.Tensor:
-    """`activation(gate) * up` of two contiguous tensors of one shape, of which the first may be changed."""
-    return _gated(fused.kernel("gated", gate), gate, up, activation)
-
-
-def _gated(kernel: Kernel | None, gate: torch.Tensor, up: torch.Tensor, activation: str) -> torch.Tensor:
-    if kernel is None:
-        return activate(gate, activation).mul_(up)
-    kernel(gate, up, activation)
-    return gate
-
-
-@fused.trial("gated")
-def _try_gated(device: torch.device, dtype: torch.dtype) -> fused.Step:
-    gate, up = (torch.randn(4096, 3072, device=device, dtype=dtype) for _ in range(2))
-    return lambda kernel: _gated(kernel, gate.clone(), up, "silu")
 
 
 def add_norm(y: torch.Tensor, x: torch.Tensor, norm: LayerNorm) -> torch.Tensor:

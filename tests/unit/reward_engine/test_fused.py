@@ -11,7 +11,7 @@ from torch.nn import functional
 
 pytest.importorskip("triton")
 
-from services.reward.engine import Classifier, fused, steps
+from services.reward.engine import Classifier, fused, linear, steps
 from services.reward.engine.backend import DecoderBackend, EncoderBackend
 from services.reward.engine.budget import TokenBudget
 from services.reward.engine.deberta_gpu import blocks
@@ -55,9 +55,9 @@ def test_norm_and_rotation(dtype: torch.dtype, width: int, rotary: int, normed: 
 def test_gated(dtype: torch.dtype, activation: str) -> None:
     torch.manual_seed(1)
     gate, up = (torch.randn(3, 701).to(dtype) for _ in range(2))
-    wanted = steps.gated(gate.float(), up.float(), activation)
+    wanted = linear.gated(gate.float(), up.float(), activation)
     with fused.fixed(KERNELS):
-        near(steps.gated(gate, up, activation), wanted)
+        near(linear.gated(gate, up, activation), wanted)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
