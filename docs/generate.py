@@ -1,8 +1,8 @@
 """Write the pages that follow from the code: ``python docs/generate.py``; ``--check`` only says what is stale.
 
 settings.md and options.md from coremesh.settings, cli.md and coremesh/cli/flags.json from the commands' own help,
-api.md and metrics.md from the running code of each service (see describe.py). The examples in api.md are in
-examples.json.
+api.md and metrics.md from the running code of each service (see describe.py), measured.md from benchmarks/RESULTS.md.
+The examples in api.md are in examples.json.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import intros
+import measured
 import typer.main
 from pydantic import SecretStr
 
@@ -371,6 +372,13 @@ def options_page() -> str:
     return _page(lines)
 
 
+def measured_page() -> str:
+    """What was measured beside what it must reach."""
+    return _page(
+        ["# What was measured", NOTE, "", *measured.lines(measured.RESULTS.read_text(encoding="utf-8"))]
+    )
+
+
 def _page(lines: Iterable[str]) -> str:
     return "\n".join(lines).rstrip("\n") + "\n"
 
@@ -384,6 +392,7 @@ def pages(described: dict[str, Json]) -> dict[str, str]:
         "metrics.md": metrics_page(described),
         "api.md": api_page(described),
         "options.md": options_page(),
+        "measured.md": measured_page(),
         FLAGS: flags_file(helps),
     }
 
