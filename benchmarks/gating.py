@@ -220,7 +220,7 @@ def auto(seeds: list[int]) -> None:
     report("auto_asked", max(asked), "miners", float(ASKED), ASKED / max(asked))
 
 
-def times() -> None:
+def times(report: Callable[[str, float, str], None] = report) -> None:
     """CPU milliseconds at 4,096 hotkeys, with the simulator's 7 components and with the most, 32."""
     for topics, suffix in ((8, ""), (33, ".m32")):
         rng = np.random.default_rng(0)
