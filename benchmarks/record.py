@@ -110,7 +110,7 @@ def record(results: Results, name: str, module: str) -> bool:
         with _running(module) as lines:
             for line in lines:
                 if line.strip():
-                    run.rows.append(json.loads(line))
+                    run.rows.append(_row(line))
                     results.put(name, run)
         run.ended = f"{time.monotonic() - start:.0f} s"
     except (subprocess.CalledProcessError, ValueError) as error:
@@ -125,6 +125,14 @@ def record(results: Results, name: str, module: str) -> bool:
     finally:
         results.put(name, run)
     return True
+
+
+def _row(line: str) -> dict[str, object]:
+    """Raises ValueError for what is no row."""
+    row = json.loads(line)
+    if not isinstance(row, dict) or not row.keys() >= set(COLUMNS):
+        raise ValueError(f"no row: {line}")
+    return row
 
 
 @contextmanager

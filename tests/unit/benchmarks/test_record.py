@@ -67,7 +67,7 @@ def test_a_module_that_prints_no_row_leaves_the_last_ones_with_their_time(place:
     write(place, ONE, print_row("both.a"))
     assert record(results, "both", ONE)
     before = (place / "RESULTS.md").read_text()
-    for line in ("raise SystemExit(1)", "print('no row')"):
+    for line in ("raise SystemExit(1)", "print('no row')", "print(7)", """print('{"metric": "both.a"}')"""):
         write(place, ONE, line)
         assert not record(results, "both", ONE)
         assert (place / "RESULTS.md").read_text() == before
