@@ -11,8 +11,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import httpx
@@ -69,27 +69,37 @@ def upstream(latency_s: float, text: str) -> FastAPI:
     return app
 
 
+class _Upstream(uvicorn.Server):
+    """One that leaves signals to the benchmark: who stops it would wait for the rest of the load otherwise."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
 @asynccontextmanager
 async def proxy(
     python: Path, directory: Path, *, ports: tuple[int, int], latency_s: float, text: str
 ) -> AsyncIterator[str]:
     """A running proxy's address. ``ports``: of the proxy, of its upstream. Raises NotAvailable."""
-    server = uvicorn.Server(
+    server = _Upstream(
         uvicorn.Config(upstream(latency_s, text), host="127.0.0.1", port=ports[1], log_config=None)
     )
-    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
-    serving = asyncio.create_task(server.serve())
     config = directory / "litellm.json"
     model = {"model": "openai/fake", "api_base": f"http://127.0.0.1:{ports[1]}/v1", "api_key": "none"}
     config.write_text(json.dumps({"model_list": [{"model_name": "fake", "litellm_params": model}]}))
     with (directory / "litellm.log").open("wb") as output:
-        process = await asyncio.create_subprocess_exec(
-            *(str(python.parent / "litellm"), "--config", str(config)),
-            *("--host", "127.0.0.1", "--port", str(ports[0]), "--num_workers", "1"),
-            stdout=output,
-            stderr=output,
-            env={**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"},
-        )
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(str(python.parent / "litellm"), "--config", str(config)),
+                *("--host", "127.0.0.1", "--port", str(ports[0]), "--num_workers", "1"),
+                stdout=output,
+                stderr=output,
+                env={**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"},
+            )
+        except OSError as error:
+            raise NotAvailable(f"litellm cannot be started: {error}") from None
+    serving = asyncio.create_task(server.serve())
     url = f"http://127.0.0.1:{ports[0]}"
     try:
         async with httpx.AsyncClient(timeout=5, trust_env=False) as client:

@@ -1,4 +1,4 @@
-"""Users of a running mesh: ten at a time, and what each of them waited for."""
+"""Users of a running mesh, all at once, and what each of them waited for."""
 
 from __future__ import annotations
 
@@ -98,9 +98,8 @@ async def load(
             try:
                 heard = await user.ask(next(turn))
             except NotAnswered:
-                failed += 1
-                continue
-            if heard.status == 200:
+                heard = None
+            if heard is not None and heard.status == 200:
                 served.append(Served(heard.wall_s, heard.body))
             else:
                 failed += 1
