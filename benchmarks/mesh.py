@@ -215,7 +215,7 @@ async def measure_rps(client: httpx.AsyncClient, port: int, work: Path, left_s: 
             headers = {"authorization": f"Bearer {mesh_litellm.KEY}"}
             await load(url, bodies, users=USERS, seconds=WARM_S, headers=headers)
             theirs = await load(url, bodies, users=USERS, seconds=RPS_S, headers=headers)
-        if not theirs.served:
+        if not theirs.in_time:
             raise mesh_litellm.NotAvailable(f"litellm answered none of {theirs.failed} requests")
     except mesh_litellm.NotAvailable as error:
         note(f"no mesh.rps_vs_litellm: {error}")

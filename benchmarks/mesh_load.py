@@ -66,15 +66,21 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What came of a load: the answered requests, how many failed, and how long it lasted."""
+    """What came of a load: the answered requests, how many failed, and how long it lasted until the last was over.
+
+    Users asked for `asked_s` seconds, in which `in_time` answers came.
+    """
 
     served: list[Served]
     failed: int
     seconds: float
+    asked_s: float
+    in_time: int
 
     @property
     def rps(self) -> float:
-        return len(self.served) / self.seconds
+        """While users asked: one request that hangs at the end would make all the others look slow."""
+        return self.in_time / self.asked_s
 
 
 async def load(
@@ -87,12 +93,12 @@ async def load(
 ) -> Load:
     """``users`` who POST the next of ``bodies`` (round and round) to ``url`` as soon as they are answered."""
     served: list[Served] = []
-    failed = 0
+    failed = in_time = 0
     turn = itertools.cycle(bodies)
     start = time.perf_counter()
 
     async def use() -> None:
-        nonlocal failed
+        nonlocal failed, in_time
         user = User(url, headers=headers)
         while time.perf_counter() - start < seconds:
             try:
@@ -101,13 +107,14 @@ async def load(
                 heard = None
             if heard is not None and heard.status == 200:
                 served.append(Served(heard.wall_s, heard.body))
+                in_time += time.perf_counter() - start <= seconds
             else:
                 failed += 1
                 await asyncio.sleep(0.05)
         user.close()
 
     await asyncio.gather(*(use() for _ in range(users)))
-    return Load(served, failed, time.perf_counter() - start)
+    return Load(served, failed, time.perf_counter() - start, seconds, in_time)
 
 
 def inference(questions: Iterable[str], **fields: Any) -> list[bytes]:
