@@ -134,10 +134,10 @@ Machines are shared and noisy: another run gives other figures.
 
 
 def rows_of(text: str) -> dict[str, Row]:
-    """The rows of RESULTS.md by metric."""
+    """The rows of RESULTS.md by metric, but for those that say that there was nothing to measure."""
     found: dict[str, Row] = {}
     for match in ROW.finditer(text):
-        if match["metric"] != "metric":
+        if match["metric"] != "metric" and match["value"].strip():
             ratio = match["ratio"].strip()
             found[match["metric"]] = Row(
                 float(match["value"]), match["unit"].strip(), float(ratio) if ratio else None

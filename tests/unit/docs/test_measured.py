@@ -36,8 +36,11 @@ def test_a_floor_is_met_or_not(measured: ModuleType, ratio: str, met: str) -> No
 
 
 def test_what_was_not_recorded_is_not_met(measured: ModuleType) -> None:
-    page = "\n".join(measured.lines(TABLE.format(ratio=31)))
+    # The benchmark of the mesh says so itself where packages cannot be had.
+    nothing = "| mesh.first_answer_s |  | s |  |  |\n"
+    page = "\n".join(measured.lines(TABLE.format(ratio=31) + nothing))
     assert "| ≤ 8 | not recorded | **no** |" in page
+    assert "| ≤ 180 | not recorded | **no** |" in page
 
 
 def test_every_floor_has_a_recorded_row(measured: ModuleType) -> None:
