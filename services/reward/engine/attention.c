@@ -59,20 +59,27 @@ VECTORS static inline __attribute__((always_inline)) void meet(const float *cons
                                                                float *scores, int64_t stride, const int rows,
                                                                const int blocks) {
     __m512 sums[QUERIES][AT_ONCE];
+    WRITTEN_OUT
     for (int r = 0; r < rows; r++)
+        WRITTEN_OUT
         for (int b = 0; b < blocks; b++)
             sums[r][b] = _mm512_setzero_ps();
     for (int64_t d = 0; d < width; d++) {
         __m512 keys[AT_ONCE];
+        WRITTEN_OUT
         for (int b = 0; b < blocks; b++)
             keys[b] = _mm512_load_ps(k + (b * width + d) * LANES);
+        WRITTEN_OUT
         for (int r = 0; r < rows; r++) {
             __m512 query = _mm512_set1_ps(q[r][d]);
+            WRITTEN_OUT
             for (int b = 0; b < blocks; b++)
                 sums[r][b] = _mm512_fmadd_ps(query, keys[b], sums[r][b]);
         }
     }
+    WRITTEN_OUT
     for (int r = 0; r < rows; r++)
+        WRITTEN_OUT
         for (int b = 0; b < blocks; b++)
             _mm512_store_ps(scores + r * stride + b * LANES, sums[r][b]);
 }
@@ -116,10 +123,13 @@ VECTORS static inline __attribute__((always_inline)) void gather(const float *we
                                                                  const int columns) {
     for (int64_t key = 0; key < n; key++, v += v_stride) {
         __m512 values[AT_ONCE];
+        WRITTEN_OUT
         for (int c = 0; c < columns; c++)
             values[c] = _mm512_loadu_ps(v + c * LANES);
+        WRITTEN_OUT
         for (int r = 0; r < rows; r++) {
             __m512 weight = _mm512_set1_ps(weights[r * stride + key]);
+            WRITTEN_OUT
             for (int c = 0; c < columns; c++)
                 sums[r][c] = _mm512_fmadd_ps(weight, values[c], sums[r][c]);
         }
@@ -144,13 +154,17 @@ VECTORS static inline __attribute__((always_inline)) void values_of(const Block 
                                                                     const float *scales, int64_t at, const int rows,
                                                                     const int columns) {
     __m512 sums[QUERIES][AT_ONCE];
+    WRITTEN_OUT
     for (int r = 0; r < rows; r++)
+        WRITTEN_OUT
         for (int c = 0; c < columns; c++)
             sums[r][c] = _mm512_setzero_ps();
     gather(weights, stride, keys->prefix_v + at, keys->prefix_stride, keys->prefix, sums, rows, columns);
     gather(weights + padded(keys->prefix), stride, keys->own_v + at, keys->own_stride, most, sums, rows, columns);
+    WRITTEN_OUT
     for (int r = 0; r < rows; r++)
         if (r < block->rows)
+            WRITTEN_OUT
             for (int c = 0; c < columns; c++)
                 _mm512_storeu_ps(block->out[r] + at + c * LANES, _mm512_mul_ps(sums[r][c], _mm512_set1_ps(scales[r])));
 }

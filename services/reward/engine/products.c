@@ -19,22 +19,27 @@ VECTORS static inline __attribute__((always_inline)) void block_product(const fl
                                                                         float *found, const int rows) {
     __m512 sums[GROUP][2];
     const char *at[GROUP / 3]; /* each third row: more pointers than that do not fit in registers */
+    WRITTEN_OUT
     for (int r = 0; r < rows; r++)
         sums[r][0] = sums[r][1] = _mm512_setzero_ps();
+    WRITTEN_OUT
     for (int r = 0; r < rows; r += 3)
         at[r / 3] = (const char *)x + r * x_stride;
     for (int64_t k = 0; k < depth; k++, weight += SIDE) {
         _mm_prefetch(weight + 16 * SIDE, _MM_HINT_T0);
         _mm_prefetch(weight + 16 * SIDE + 16, _MM_HINT_T0);
         __m512 left = _mm512_loadu_ps(weight), right = _mm512_loadu_ps(weight + 16);
+        WRITTEN_OUT
         for (int r = 0; r < rows; r++) {
             __m512 one = _mm512_set1_ps(*(const float *)(at[r / 3] + r % 3 * x_stride));
             sums[r][0] = _mm512_fmadd_ps(one, left, sums[r][0]);
             sums[r][1] = _mm512_fmadd_ps(one, right, sums[r][1]);
         }
+        WRITTEN_OUT
         for (int r = 0; r < rows; r += 3)
             at[r / 3] += sizeof *x;
     }
+    WRITTEN_OUT
     for (int r = 0; r < rows; r++) {
         _mm512_store_ps(found + r * SIDE, sums[r][0]);
         _mm512_store_ps(found + r * SIDE + 16, sums[r][1]);

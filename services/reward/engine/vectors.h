@@ -6,6 +6,13 @@
 
 #define VECTORS __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq")))
 
+/* Before a loop over a block of sums, whose bounds are known: it is written out, so that all of them stay in registers. */
+#ifdef __clang__
+#define WRITTEN_OUT _Pragma("clang loop unroll(full)")
+#else
+#define WRITTEN_OUT _Pragma("GCC unroll 16")
+#endif
+
 /* The lanes of a vector that still belong to something of which so much is left. */
 VECTORS static inline __mmask16 some(int64_t left) {
     return left >= 16 ? 0xffff : left <= 0 ? 0 : (__mmask16)((1u << left) - 1);
