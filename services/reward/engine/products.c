@@ -6,7 +6,7 @@ memory; rows of x are read where they are, or from where their norms were put.
 
 #include <stdint.h>
 
-#define VERSION 1
+#define VERSION 2
 
 #if defined(__x86_64__) && defined(__linux__)
 #include "products.h"

@@ -10,7 +10,6 @@ pass; what is added or applied to a product goes along while its sums are in the
 enum { SIDE = 32 }; /* columns of a block */
 enum { NO_NORM, RMS_NORM, LAYER_NORM };
 enum { NO_ACTIVATION, SILU, GELU, GELU_TANH, RELU };
-enum { STORE, PLUS };
 
 typedef struct {
     const float *x; /* [rows, depth], x_stride floats from row to row */
@@ -22,9 +21,7 @@ typedef struct {
     const float *bias, *gate_bias; /* [columns] or NULL */
     int64_t columns, activation; /* the activation is the gate's where there is one */
     float *out; /* [rows, columns] */
-    int64_t out_stride, combine; /* with `other`, after the activation */
-    const float *other; /* [rows, columns]; may be out */
-    int64_t other_stride;
+    int64_t out_stride, add; /* add: to what out holds already, after the activation */
     char *scratch; /* the way's own, for each thread share_of bytes, aligned to 64 */
     int64_t threads;
     void (*parallel)(void (*)(void *), void *, unsigned, unsigned); /* GOMP_parallel; NULL with one thread */
@@ -108,11 +105,10 @@ VECTORS static void finish(const Product *p, const float *sums, const float *gat
                 v = _mm512_mul_ps(v, p->activation ? activated(g, p->activation) : g);
             } else if (p->activation)
                 v = activated(v, p->activation);
-            if (p->combine != STORE) {
-                __m512 o = _mm512_maskz_loadu_ps(here, p->other + (row + r) * p->other_stride + c);
-                v = _mm512_add_ps(v, o);
-            }
-            _mm512_mask_storeu_ps(p->out + (row + r) * p->out_stride + c, here, v);
+            float *out = p->out + (row + r) * p->out_stride + c;
+            if (p->add)
+                v = _mm512_add_ps(v, _mm512_maskz_loadu_ps(here, out));
+            _mm512_mask_storeu_ps(out, here, v);
         }
     }
 }

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from services.reward.engine.linear import Norm
 
 _ACTIVATIONS = {None: 0, "silu": 1, "gelu": 2, "gelu_tanh": 3, "relu": 4}
-_STORE, _PLUS = range(2)
 _NONE, _RMS, _LAYER = range(3)
 
 
@@ -41,9 +40,7 @@ class _Task(ctypes.Structure):
         ("activation", NUMBER),
         ("out", POINTER),
         ("out_stride", NUMBER),
-        ("combine", NUMBER),
-        ("other", POINTER),
-        ("other_stride", NUMBER),
+        ("add", NUMBER),
         ("scratch", POINTER),
         *native.THREADS,
     )
@@ -95,9 +92,7 @@ class Product:
             activation=_ACTIVATIONS[activation],
             out=out.data_ptr(),
             out_stride=out.stride(0),
-            combine=_STORE if plus is None else _PLUS,
-            other=_pointer(plus),
-            other_stride=0 if plus is None else plus.stride(0),
+            add=plus is not None,
             scratch=scratch.data_ptr(),
             **threads,
         )
@@ -128,7 +123,7 @@ class TileProduct(Product):
 
 @functools.cache
 def _library(name: str) -> ctypes.CDLL:
-    found = native.library(name, 1, ("size", "scratch"))
+    found = native.library(name, 2, ("size", "scratch"))
     for function in ("size", "scratch"):
         getattr(found, f"coremesh_{name}_{function}").argtypes = (NUMBER, NUMBER)
     getattr(found, f"coremesh_{name}_pack").argtypes = (POINTER, NUMBER, NUMBER, POINTER)

@@ -12,7 +12,7 @@ depth][piece][half of the block][1024 bytes], padded with zeros, so that a produ
 
 #include <stdint.h>
 
-#define VERSION 1
+#define VERSION 2
 
 #if defined(__x86_64__) && defined(__linux__)
 #include "products.h"
@@ -122,13 +122,13 @@ TILES static void rows_of(const Product *p, int64_t from, int64_t to, int64_t le
     float sums[SIDE * SIDE] __attribute__((aligned(64))), gates[SIDE * SIDE] __attribute__((aligned(64)));
     int64_t n = steps(p->depth);
     for (int64_t first = from; first < to; first += ROWS) {
-        int64_t last = first + ROWS < to ? first + ROWS : to;
+        int64_t last = smaller(first + ROWS, to);
         for (int64_t row = first; row < last; row += SIDE)
-            pack_rows(p, row, last - row < SIDE ? last - row : SIDE, packed + (row - first) / SIDE * n * STEP);
+            pack_rows(p, row, smaller(SIDE, last - row), packed + (row - first) / SIDE * n * STEP);
         for (int64_t column = left; column < right; column += SIDE) {
             int64_t at = column / SIDE * n * STEP;
             for (int64_t row = first; row < last; row += SIDE) {
-                int64_t rows = last - row < SIDE ? last - row : SIDE;
+                int64_t rows = smaller(SIDE, last - row);
                 const char *a = packed + (row - first) / SIDE * n * STEP;
                 block_product(a, p->weight + at, n, rows <= 16, sums);
                 if (p->gate)

@@ -86,7 +86,6 @@ def attend(
     fp32 on the CPU, scaled already, each row's heads side by side. Queries that are in no span get no answer.
     """
     out = torch.empty(len(q), q.shape[1] * q.shape[2])
-    of_prefix = (None, None) if carried is None else carried
     task = _Attention(
         q=q.data_ptr(),
         k=k.data_ptr(),
@@ -94,10 +93,6 @@ def attend(
         q_stride=q.stride(0),
         k_stride=k.stride(0),
         v_stride=v.stride(0),
-        carried_k=None if of_prefix[0] is None else of_prefix[0].data_ptr(),
-        carried_v=None if of_prefix[1] is None else of_prefix[1].data_ptr(),
-        carried_k_stride=0 if of_prefix[0] is None else of_prefix[0].stride(0),
-        carried_v_stride=0 if of_prefix[1] is None else of_prefix[1].stride(0),
         out=out.data_ptr(),
         heads=q.shape[1],
         kv_heads=k.shape[1],
@@ -108,6 +103,9 @@ def attend(
         longest_own=spans.longest_own,
         **native.threads(),
     )
+    if carried is not None:
+        task.carried_k, task.carried_v = (x.data_ptr() for x in carried)
+        task.carried_k_stride, task.carried_v_stride = (x.stride(0) for x in carried)
     library = _library()
     scratch = torch.empty(library.coremesh_attention_scratch(ctypes.byref(task)))
     task.scratch = scratch.data_ptr()
